@@ -1,0 +1,62 @@
+# Every command a person types. `make up` and `make test` need only python3 (>= 3.11) and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MEMBERS := libs/common libs/client services/api services/executor services/generator-proxy services/artifact-store services/generator
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help up down demo test check format lint types imports unit contract bench lock clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(STAMP): requirements.lock $(addsuffix /pyproject.toml,$(MEMBERS))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Loopai needs Python 3.11 or newer; try: make PYTHON=python3.12 up"; exit 1; }
+	@echo "Creating $(VENV) (once; a minute or two) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(addprefix -e ,$(MEMBERS))
+	@touch $(STAMP)
+
+up: $(STAMP) ## Run the whole product; Ctrl-C stops it
+	@$(BIN)/loopai up
+
+down: $(STAMP) ## Stop what `make up` started in another terminal
+	@$(BIN)/loopai down
+
+demo: $(STAMP) ## Learn a spam filter from real messages and run it
+	@$(BIN)/loopai demo
+
+test: $(STAMP) ## Run every test, against real servers started by the tests
+	@$(BIN)/python -m tests.support.run
+
+check: format lint types imports unit contract ## What a change must pass before it is pushed
+
+format: $(STAMP)
+	@$(BIN)/ruff format --check .
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+
+types: $(STAMP)
+	@$(BIN)/mypy
+
+imports: $(STAMP)
+	@$(BIN)/lint-imports
+
+unit: $(STAMP)
+	@$(BIN)/pytest -q -n 2 tests/unit
+
+contract: $(STAMP)
+	@$(BIN)/pytest -q -n 2 tests/contract
+
+bench: $(STAMP) ## Measure CPU per request and latencies, beside a baseline
+	@$(BIN)/python benchmarks/run.py
+
+lock: ## Renew requirements.lock (needs uv)
+	uv lock --upgrade
+	uv export --quiet --no-emit-workspace --no-header --no-annotate --all-groups --output-file requirements.lock
+
+clean: ## Remove the environment and caches; keeps .loopai
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

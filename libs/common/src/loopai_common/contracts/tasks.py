@@ -1,0 +1,165 @@
+"""Tasks: what a program shall do."""
+
+import re
+from enum import StrEnum
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AfterValidator, Field, JsonValue
+
+from loopai_common.contracts.base import Contract, GenerationId, TaskId, Timestamp, Version
+
+MAX_EXAMPLES = 10_000
+NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
+
+
+class TaskStatus(StrEnum):
+    """Where a task is in its life."""
+
+    GENERATING = "generating"
+    READY = "ready"
+    FAILED = "failed"
+    ARCHIVED = "archived"
+
+
+def _not_a_uuid(name: str) -> str:
+    try:
+        UUID(name)
+    except ValueError:
+        return name
+    raise ValueError("must not itself be a UUID, so that a name is never taken for an id")
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+def _no_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("must not hold a NUL character")
+    return text
+
+
+TaskName = Annotated[str, Field(min_length=1, max_length=200, pattern=NAME_PATTERN), AfterValidator(_not_a_uuid)]
+TaskReference = Annotated[str, Field(min_length=1, max_length=200, pattern=NAME_PATTERN)]
+"""A task's id or its name."""
+
+Description = Annotated[str, Field(min_length=1, max_length=5000), AfterValidator(_not_blank), AfterValidator(_no_nul)]
+JsonSchema = dict[str, JsonValue] | bool
+
+_UUID_TEXT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+def task_id_or_none(reference: str) -> TaskId | None:
+    """The id that ``reference`` spells in its canonical form, or ``None`` when it can only be a name."""
+    return TaskId(UUID(reference)) if _UUID_TEXT.fullmatch(reference) else None
+
+
+class Example(Contract):
+    """One input and the output that the program shall give for it."""
+
+    input: JsonValue
+    output: JsonValue
+
+
+class TaskDefinition(Contract):
+    """What the author of a task says about it."""
+
+    name: TaskName
+    description: Description
+    input_schema: JsonSchema
+    output_schema: JsonSchema
+    examples: Annotated[tuple[Example, ...], Field(max_length=MAX_EXAMPLES)] = ()
+    accuracy_target: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] = 0.9
+    latency_target_ms: Annotated[int, Field(ge=1, le=60_000)] = 10
+    sampling_rate: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] = 0.1
+
+
+class TaskSummary(Contract):
+    """A task as it stands in a list: everything but its examples, which are counted."""
+
+    id: TaskId
+    name: str
+    description: str
+    input_schema: JsonSchema
+    output_schema: JsonSchema
+    total_examples: int
+    accuracy_target: float
+    latency_target_ms: int
+    sampling_rate: float
+    status: TaskStatus
+    status_reason: str | None = None
+    """Why the task is where it is, when there is something to say: for ``failed``, the cause and the remedy."""
+    active_version: Version | None
+    total_versions: int
+    created_at: Timestamp
+    updated_at: Timestamp
+
+
+class TaskSpecification(TaskSummary):
+    """A whole task."""
+
+    examples: tuple[Example, ...] = ()
+
+
+class CreateTask(Contract):
+    """Command: store this task and have a program generated for it.
+
+    ``idempotency_key`` makes a retry safe: the same key with the same definition answers with the task that exists.
+    """
+
+    definition: TaskDefinition
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+
+
+class GetTask(Contract):
+    """Query: one task. ``include_examples=False`` leaves the examples out (an empty list)."""
+
+    task: TaskReference
+    include_examples: bool = True
+
+
+class ListTasks(Contract):
+    """Query: a page of tasks in the order of their creation. ``cursor`` is the ``next_cursor`` of the page before."""
+
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: str | None = None
+    status: TaskStatus | None = None
+    name_prefix: Annotated[str, Field(max_length=200)] | None = None
+
+
+class TaskPage(Contract):
+    """A page of tasks; ``next_cursor`` is ``None`` on the last one."""
+
+    items: tuple[TaskSummary, ...]
+    next_cursor: str | None = None
+
+
+class FailTask(Contract):
+    """Command: the generation ended without a program that may run. ``reason`` is shown to the author of the task.
+
+    A task that has an active version stays ``ready``: a failed improvement takes nothing away.
+    """
+
+    task_id: TaskId
+    generation_id: GenerationId
+    reason: Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class TaskCreated(Contract):
+    """Event: a task was stored; its first generation is due."""
+
+    task_id: TaskId
+    name: str
+    generation_id: GenerationId
+
+
+class TaskFailed(Contract):
+    """Event: a generation ended without a program that may run."""
+
+    task_id: TaskId
+    name: str
+    generation_id: GenerationId
+    reason: str

@@ -1,0 +1,57 @@
+"""Strict JSON: what Python's ``json`` lets through is refused here.
+
+Refused are other encodings than UTF-8, ``NaN`` and infinities (``1e999`` included), duplicate keys, lone surrogates,
+integers of thousands of digits, nesting that exhausts the stack, and anything after the value.
+"""
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+from loopai_common.errors import MalformedJson
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def loads(data: bytes) -> Any:
+    """Decodes one JSON value; raises :class:`MalformedJson` with the reason, never with the content."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedJson("the body is not valid UTF-8") from error
+    try:
+        value = _DECODER.decode(text)
+        if _SURROGATE.search(text):
+            # Only text with such an escape can hold a lone surrogate; encoding finds it.
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except json.JSONDecodeError as error:
+        raise MalformedJson(f"{error.msg} at character {error.pos}") from error
+    except RecursionError as error:
+        raise MalformedJson("the value is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise MalformedJson("a string holds a lone surrogate") from error
+    except ValueError as error:  # an integer beyond sys.get_int_max_str_digits()
+        raise MalformedJson("a number has too many digits") from error
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise MalformedJson("an object has the same key twice")
+    return value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise MalformedJson("a number is out of range")
+    return number
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise MalformedJson("NaN and infinities are not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant)

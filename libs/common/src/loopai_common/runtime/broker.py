@@ -1,0 +1,302 @@
+"""The bus: one NATS connection of a service, its FastStream broker, and the boundary every message passes.
+
+The boundary (:class:`Boundary`) is where a handler's exception becomes an answer. FastStream alone sends no reply when
+a handler raises, and its default policy drops the message; here a request is always answered with a typed failure,
+and a durable message is acknowledged, delayed, or kept as a dead letter.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from faststream import BaseMiddleware
+from faststream.message import StreamMessage
+from faststream.nats import JStream, NatsBroker, NatsResponse, PullSub
+from faststream.nats.subscriber.usecases import LogicSubscriber
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import ConsumerConfig
+from prometheus_client import CollectorRegistry
+
+from loopai_common import __version__
+from loopai_common.contracts import subjects
+from loopai_common.contracts.base import Contract
+from loopai_common.contracts.health import Ping, Pong
+from loopai_common.errors import BusUnavailable, DeadlineExceeded, Internal, LoopaiError, PayloadTooLarge
+from loopai_common.runtime import context
+from loopai_common.runtime.errors import as_loopai_error, failure_headers, failure_of
+from loopai_common.runtime.health import Readiness
+from loopai_common.runtime.logging import get_logger
+from loopai_common.runtime.metrics import BusMetrics
+from loopai_common.runtime.settings import ServiceSettings
+from loopai_common.runtime.streams import declare_streams
+
+MAX_DELIVERIES = 5
+ACK_WAIT_SECONDS = 30.0
+_RETRY_DELAYS_SECONDS = (1.0, 5.0, 15.0, 60.0)
+_CONNECT_ATTEMPT_SECONDS = 5
+_DRAIN_POLL_SECONDS = 0.01
+_ACK_SUBJECT = "$JS.ACK."
+
+Subscriber = Callable[[Callable[..., Awaitable[Any]]], Any]
+"""Registers a handler; its one parameter is the contract that the message holds."""
+
+log = get_logger()
+
+
+class Bus:
+    """A service's connection to NATS, with the subscribers declared on :attr:`broker`.
+
+    Declare subscribers before :meth:`start`. :meth:`drain` stops taking, lets what was taken finish, and closes.
+    """
+
+    def __init__(self, service: str, settings: ServiceSettings, registry: CollectorRegistry) -> None:
+        self.service = service
+        self.metrics = BusMetrics(registry)
+        self.in_flight = 0
+        self._grace_seconds = settings.shutdown_grace_seconds
+        self._client: Client | None = None
+        self.broker = NatsBroker(
+            [url.strip() for url in settings.nats_url.split(",")],
+            name=f"loopai-{service}",
+            connect_timeout=_CONNECT_ATTEMPT_SECONDS,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            pending_size=64 * 1024 * 1024,
+            flush_timeout=10,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            middlewares=[self._boundary],
+            logger=None,
+            graceful_timeout=self._grace_seconds,
+        )
+
+    @property
+    def client(self) -> Client:
+        """The connection; raises :class:`BusUnavailable` before :meth:`start`."""
+        if self._client is None:
+            raise BusUnavailable("not connected to NATS")
+        return self._client
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        """JetStream on the same connection."""
+        return self.client.jetstream()
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent right now."""
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The largest message that the connected server takes."""
+        return self.client.max_payload
+
+    async def start(self) -> None:
+        """Connects (waiting for NATS as long as it takes), declares the streams, and starts the subscribers."""
+        self._client = await self.broker.connect()
+        if self.max_payload_bytes < subjects.MAX_PAYLOAD_BYTES:
+            log.warning(
+                "nats_max_payload_too_small",
+                max_payload_bytes=self.max_payload_bytes,
+                needed_bytes=subjects.MAX_PAYLOAD_BYTES,
+                remedy="set max_payload: 8MB in the server's configuration; larger messages are refused until then",
+            )
+        await declare_streams(self.jetstream)
+        await self.broker.start()
+        await self._client.flush()  # a request sent now must find the subscriptions (faststream#2563 and kin)
+
+    async def drain(self) -> None:
+        """Stops taking, waits for what was taken, closes the connection. Bounded by the grace period."""
+        if self._client is None:
+            return
+        try:
+            async with asyncio.timeout(self._grace_seconds):
+                await self._drain_subscribers()
+        except TimeoutError:
+            log.warning("drain_timed_out", in_flight=self.in_flight)
+        if self._client.is_connected:
+            with suppress(TimeoutError):
+                await self._client.flush(timeout=2)
+        await self.broker.stop()
+        self._client = None
+
+    def on(self, subject: str, *, concurrency: int = 16) -> Subscriber:
+        """Decorator: the handler answers requests on ``subject``, shared among the instances of the service."""
+        return self.broker.subscriber(subject, queue=self.service, max_workers=concurrency)
+
+    def on_every_instance(self, subject: str) -> Subscriber:
+        """Decorator: the handler hears each message on ``subject`` in every instance, as long as it is connected."""
+        return self.broker.subscriber(subject, no_reply=True)
+
+    def on_durable(self, subject: str, *, stream: str, name: str, concurrency: int) -> Subscriber:
+        """Decorator: the handler is given each message of ``subject`` in ``stream`` at least once.
+
+        A message is acknowledged when the handler returns, comes again after a growing delay when it raised, and is
+        kept as a dead letter after ``MAX_DELIVERIES`` or at once when trying again cannot help.
+        """
+        return self.broker.subscriber(
+            subject,
+            stream=JStream(stream, declare=False),
+            durable=name,
+            pull_sub=PullSub(batch_size=1, timeout=5.0),  # batch_size=1: faststream#2563
+            config=ConsumerConfig(
+                ack_wait=ACK_WAIT_SECONDS,
+                max_deliver=MAX_DELIVERIES,
+                max_ack_pending=concurrency,
+                filter_subject=subject,
+            ),
+            max_workers=concurrency,
+        )
+
+    def answer_ping(self, readiness: Readiness) -> None:
+        """Lets other services see that this one is there, and how it is."""
+
+        async def ping(_: Ping) -> Pong:
+            report = await readiness.report()
+            return Pong(service=self.service, version=__version__, status=report.status, detail=report.detail)
+
+        self.on(subjects.ping(self.service))(ping)
+
+    def _boundary(self, message: Any, /, *, context: Any) -> "Boundary":
+        return Boundary(message, context=context, bus=self)
+
+    async def _drain_subscribers(self) -> None:
+        for subscriber in self.broker.subscribers:
+            if not isinstance(subscriber, LogicSubscriber) or subscriber.subscription is None:
+                continue
+            subscription: Any = subscriber.subscription
+            if hasattr(subscription, "fetch"):
+                continue  # stops fetching in broker.stop(); what was not acknowledged comes again
+            if self.connected:
+                # FastStream's own stop drops the requests that are queued; drain answers them first.
+                await subscription.drain()
+                subscriber.subscription = None
+        quiet = 0
+        while quiet < 2:
+            quiet = 0 if self.in_flight or any(map(_queued, self.broker.subscribers)) else quiet + 1
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+
+    async def _on_error(self, error: Exception) -> None:
+        self.metrics.errors.inc()
+        log.warning("nats_error", error_type=type(error).__name__, error=str(error))
+
+    async def _on_disconnected(self) -> None:
+        log.warning("nats_disconnected")
+
+    async def _on_reconnected(self) -> None:
+        self.metrics.reconnects.inc()
+        log.info("nats_reconnected")
+
+
+def _queued(subscriber: Any) -> bool:
+    stream = getattr(subscriber, "receive_stream", None)
+    return stream is not None and stream.statistics().current_buffer_used > 0
+
+
+class Boundary(BaseMiddleware[Any, Any]):
+    """Runs a handler within its request's context, and settles what it returned or raised. One for each message."""
+
+    def __init__(self, message: Any, /, *, context: Any, bus: Bus) -> None:
+        super().__init__(message, context=context)
+        self._bus = bus
+
+    async def consume_scope(
+        self, call_next: Callable[[StreamMessage[Any]], Awaitable[Any]], message: StreamMessage[Any]
+    ) -> Any:
+        raw: Msg = message.raw_message
+        durable = raw.reply.startswith(_ACK_SUBJECT)
+        subject = _class_of(raw.subject)
+        metrics = self._bus.metrics
+        self._bus.in_flight += 1
+        started = time.perf_counter()
+        try:
+            with context.bound(context.from_headers(message.headers)):
+                try:
+                    result = await self._call(call_next, message, durable=durable)
+                except Exception as error:
+                    known = as_loopai_error(error)
+                    if known is None:
+                        log.exception("handler_failed", subject=raw.subject)
+                        known = Internal("something unforeseen happened; the log has the cause")
+                    dropped = isinstance(error, DeadlineExceeded)
+                    outcome = "internal" if isinstance(known, Internal) else "dropped" if dropped else "error"
+                    metrics.messages.labels(subject, outcome).inc()
+                    if durable:
+                        return await self._settle_failed(raw, subject, known)
+                    return _failed(known)
+                metrics.messages.labels(subject, "ok").inc()
+                if durable:
+                    await raw.ack()
+                    return None
+                return self._answer(result)
+        finally:
+            metrics.duration.labels(subject).observe(time.perf_counter() - started)
+            self._bus.in_flight -= 1
+
+    async def _call(self, call_next: Callable[[Any], Awaitable[Any]], message: Any, *, durable: bool) -> Any:
+        if not durable:
+            context.seconds_left(1.0)
+            return await call_next(message)
+        heartbeat = asyncio.create_task(_stay_in_progress(message.raw_message))
+        try:
+            return await call_next(message)
+        finally:
+            heartbeat.cancel()
+            with suppress(asyncio.CancelledError):
+                await heartbeat
+
+    def _answer(self, result: Any) -> Any:
+        if not isinstance(result, Contract):
+            return result
+        body = result.model_dump_json().encode()
+        if len(body) > self._bus.max_payload_bytes:
+            return _failed(PayloadTooLarge("the answer is larger than one message may be; ask for less at a time"))
+        return NatsResponse(body, headers={"content-type": "application/json"})
+
+    async def _settle_failed(self, raw: Msg, subject: str, error: LoopaiError) -> None:
+        deliveries = raw.metadata.num_delivered or 1
+        if deliveries > 1:
+            self._bus.metrics.redeliveries.labels(subject).inc()
+        if deliveries < MAX_DELIVERIES and (error.retryable or isinstance(error, Internal)):
+            delay = _RETRY_DELAYS_SECONDS[min(deliveries, len(_RETRY_DELAYS_SECONDS)) - 1]
+            log.warning("message_delayed", subject=raw.subject, code=error.code, deliveries=deliveries, delay=delay)
+            await raw.nak(delay=delay)
+            return
+        log.error("message_dead", subject=raw.subject, code=error.code, reason=error.message, deliveries=deliveries)
+        headers = {
+            **{k: v for k, v in (raw.headers or {}).items() if k != subjects.MESSAGE_ID_HEADER},
+            **failure_headers(error),
+            "Loopai-Dead-Letter-Subject": raw.subject,
+            "Loopai-Dead-Letter-Deliveries": str(deliveries),
+            subjects.MESSAGE_ID_HEADER: f"dlq-{raw.metadata.stream}-{raw.metadata.sequence.stream}",
+        }
+        await self._bus.jetstream.publish(subjects.dead_letter(raw.subject), raw.data, headers=headers, timeout=5.0)
+        self._bus.metrics.dead_letters.labels(subject).inc()
+        await raw.term()
+
+
+async def _stay_in_progress(raw: Msg) -> None:
+    """Tells JetStream that a long piece of work is still being done, so that nobody else is given it."""
+    while True:
+        await asyncio.sleep(ACK_WAIT_SECONDS / 3)
+        await raw.in_progress()
+
+
+def _failed(error: LoopaiError) -> NatsResponse:
+    return NatsResponse(
+        failure_of(error).model_dump_json().encode(),
+        headers={"content-type": "application/json", **failure_headers(error)},
+    )
+
+
+def _class_of(subject: str) -> str:
+    """The subject without what names a task, so that the number of metric series is bounded."""
+    return subjects.EXECUTE if subject.startswith(f"{subjects.EXECUTE}.") else subject

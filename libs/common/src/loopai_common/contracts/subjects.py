@@ -23,6 +23,7 @@ PROGRAMS_FETCH: Final = "loopai.rpc.v1.programs.fetch"
 PROGRAMS_CHECK: Final = "loopai.rpc.v1.programs.check"
 EXECUTE: Final = "loopai.rpc.v1.execute"
 EXECUTE_ALL: Final = "loopai.rpc.v1.execute.*.*"
+FRAMES: Final = "loopai.rpc.v1.frames"
 PING: Final = "loopai.rpc.v1.ping"
 
 # Commands: must not be lost.

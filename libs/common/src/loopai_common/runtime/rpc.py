@@ -31,6 +31,7 @@ _NO_RESPONDERS_RETRY_SECONDS = 0.025
 # Who is missing when nobody listens on a subject.
 _ABSENT: tuple[tuple[str, type[LoopaiError], str], ...] = (
     ("loopai.rpc.v1.execute.", NoExecutor, "no executor is running; start one, or try again"),
+    (subjects.FRAMES, NoExecutor, "no executor is running; start one, or try again"),
     (subjects.PROGRAMS_CHECK, NoExecutor, "no executor is running; start one, or try again"),
     (subjects.ping("executor"), NoExecutor, "no executor is running"),
     (subjects.ping("generator-proxy"), GeneratorUnavailable, "no generator-proxy is running"),

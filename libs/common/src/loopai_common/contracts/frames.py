@@ -1,7 +1,7 @@
 """The internal frame: many executions of many programs in one message, between ``api`` and ``executor``.
 
-A frame goes to :data:`loopai_common.contracts.subjects.FRAMES` as one core request. Its items are numbered from 0 in the
-order in which they stand, over all groups. The answers come to the reply subject in any number of parts, each item
+A frame goes to :data:`loopai_common.contracts.subjects.FRAMES` as one core request. Its items are numbered from 0 in
+the order in which they stand, over all groups. The answers come to the reply subject in parts, each item
 answered exactly once, so that a slow program does not hold back the others.
 
 Inputs and outputs are JSON slices (:class:`msgspec.Raw`): neither side decodes them. All structs are JSON arrays.

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, Strict
 
 from loopai_common.contracts.base import Contract, GenerationId, TaskId, Timestamp, Version
 
@@ -47,7 +47,17 @@ TaskReference = Annotated[str, Field(min_length=1, max_length=200, pattern=NAME_
 """A task's id or its name."""
 
 Description = Annotated[str, Field(min_length=1, max_length=5000), AfterValidator(_not_blank), AfterValidator(_no_nul)]
-JsonSchema = dict[str, JsonValue] | bool
+
+
+def _schema_shape(value: object) -> object:
+    if not isinstance(value, dict | bool):
+        raise ValueError("must be a JSON Schema: an object, or true or false")
+    return value
+
+
+JsonSchema = Annotated[dict[str, JsonValue] | bool, BeforeValidator(_schema_shape)]
+Share = Annotated[float, Strict(), Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+"""A number from 0 to 1; neither ``"0.5"`` nor ``true`` is one."""
 
 _UUID_TEXT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -72,9 +82,9 @@ class TaskDefinition(Contract):
     input_schema: JsonSchema
     output_schema: JsonSchema
     examples: Annotated[tuple[Example, ...], Field(max_length=MAX_EXAMPLES)] = ()
-    accuracy_target: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] = 0.9
-    latency_target_ms: Annotated[int, Field(ge=1, le=60_000)] = 10
-    sampling_rate: Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)] = 0.1
+    accuracy_target: Share = 0.9
+    latency_target_ms: Annotated[int, Strict(), Field(ge=1, le=60_000)] = 10
+    sampling_rate: Share = 0.1
 
 
 class TaskSummary(Contract):

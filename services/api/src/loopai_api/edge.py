@@ -1,0 +1,71 @@
+"""The outermost layer of the ordinary lane: correlation, headers on every answer, and counting."""
+
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from loopai_api.execution.metrics import HttpMetrics
+from loopai_common.runtime import context
+
+_CORRELATION = b"x-correlation-id"
+_TRACEPARENT = b"traceparent"
+_UNMATCHED = "unmatched"
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Edge:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 500
+        request = context.new_context(
+            correlation_id=_header(scope, _CORRELATION), traceparent=_header(scope, _TRACEPARENT)
+        )
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _add_headers(message, request.correlation_id)
+            await send(message)
+
+        self._metrics.in_flight += 1
+        try:
+            with context.bound(request):
+                await self._app(scope, receive, send_with_headers)
+        finally:
+            self._metrics.in_flight -= 1
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.observe(method, _route(scope), status, time.perf_counter() - started)
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return None
+
+
+def _add_headers(message: MutableMapping[str, Any], correlation_id: str) -> None:
+    headers = message.setdefault("headers", [])
+    names = {name.lower() for name, _ in headers}
+    headers.append((_CORRELATION, correlation_id.encode("latin-1")))
+    headers.append((b"x-content-type-options", b"nosniff"))
+    if b"cache-control" not in names:
+        headers.append((b"cache-control", b"no-store"))
+
+
+def _route(scope: Scope) -> str:
+    route = scope.get("route")
+    path = getattr(route, "path_format", None) or getattr(route, "path", None)
+    return str(path) if path else _UNMATCHED

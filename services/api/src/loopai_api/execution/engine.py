@@ -1,0 +1,265 @@
+"""The execution engine: gathers executions of all tasks into frames for the executors, and hands out the answers.
+
+Batching adapts by itself. What arrives within one turn of the event loop leaves as one frame, so a request alone
+waits for nobody; when ``max_frames`` young frames are unanswered, what comes next is gathered until one is, so that
+load makes frames larger instead of queues longer. A frame stops counting after ``_SLOT_SECONDS``: slow programs must
+not hold back others.
+
+Programs are pure, so an execution whose frame was lost (its executor died) is sent once more.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from loopai_api.execution.metrics import ExecutionMetrics
+from loopai_common.contracts.frames import (
+    FRAME_FORMAT,
+    MAX_FRAME_BYTES,
+    MAX_FRAME_ITEMS,
+    Frame,
+    FrameAnswer,
+    FrameAnswerGroup,
+    FrameGroup,
+    FrameItem,
+    FramePart,
+)
+from loopai_common.errors import BusUnavailable, DeadlineExceeded, Internal, LoopaiError, NoExecutor, Overloaded
+from loopai_common.runtime.logging import get_logger
+
+_SLOT_SECONDS = 0.005
+_SWEEP_SECONDS = 0.05
+_NO_RESPONDERS_RETRY_SECONDS = 0.025
+
+log = get_logger()
+
+Answered = Callable[[FrameAnswerGroup, FrameAnswer], None]
+Failed = Callable[[LoopaiError], None]
+
+
+class FrameSender(Protocol):
+    """Carries frames to the executors. Answers come back through the engine's ``on_part`` and ``on_no_responders``."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether a frame can be sent right now."""
+
+    def send(self, frame_id: int, payload: bytes, deadline: float) -> None:
+        """Sends a frame; ``deadline`` is Unix time in seconds, after which an executor need not begin with it."""
+
+
+class Execution:
+    """One execution on its way. Exactly one of the two callbacks is called, once."""
+
+    __slots__ = ("answered", "attempts", "deadline", "failed", "item", "seconds", "size", "task", "version")
+
+    def __init__(self, task: str, version: int, item: FrameItem, seconds: float, answered: Answered, failed: Failed):
+        self.task = task
+        self.version = version
+        self.item = item
+        self.seconds = seconds
+        """The longest that it may run."""
+        self.size = len(bytes(item.input)) + 96
+        self.answered = answered
+        self.failed = failed
+        self.attempts = 0
+        self.deadline = 0.0
+
+
+class _Frame:
+    __slots__ = ("executions", "expires", "holds_slot", "remaining")
+
+    def __init__(self, executions: list[Execution | None], expires: float) -> None:
+        self.executions = executions
+        self.remaining = len(executions)
+        self.expires = expires
+        self.holds_slot = True
+
+
+class ExecutionEngine:
+    """One for each process; everything happens on its event loop."""
+
+    def __init__(
+        self,
+        sender: FrameSender,
+        metrics: ExecutionMetrics,
+        *,
+        queue_seconds: float,
+        max_pending: int,
+        max_frames: int,
+    ) -> None:
+        self._sender = sender
+        self._metrics = metrics
+        self._queue_seconds = queue_seconds
+        self._max_pending = max_pending
+        self._max_frames = max_frames
+        self._queue: deque[Execution] = deque()
+        self._frames: dict[int, _Frame] = {}
+        self._next_frame_id = 0
+        self._slots_taken = 0
+        self._flush_scheduled = False
+        self._sweep_handle: asyncio.TimerHandle | None = None
+        self._decode_part = msgspec.json.Decoder(FramePart).decode
+        self._encode = msgspec.json.Encoder().encode
+        self._loop: asyncio.AbstractEventLoop
+
+    def start(self) -> None:
+        """Binds the engine to the running event loop; call before the first execution."""
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def pending(self) -> int:
+        """Executions that wait for an answer."""
+        return self._metrics.pending
+
+    def submit(self, execution: Execution) -> None:
+        """Sends an execution with the next frame; raises :class:`Overloaded` or :class:`BusUnavailable` at once."""
+        if self._metrics.pending >= self._max_pending:
+            self._metrics.rejected += 1
+            raise Overloaded("too many executions are waiting; slow down and try again")
+        if not self._sender.connected:
+            raise BusUnavailable("not connected to NATS; try again")
+        self._metrics.pending += 1
+        execution.deadline = self._loop.time() + 2 * (execution.seconds + self._queue_seconds)
+        self._enqueue(execution)
+
+    def on_part(self, frame_id: int, data: bytes) -> None:
+        """Takes a part of the reply to a frame; what nobody waits for any more is ignored."""
+        frame = self._frames.get(frame_id)
+        if frame is None:
+            return
+        try:
+            part = self._decode_part(data)
+        except (msgspec.MsgspecError, RecursionError):
+            log.error("frame_part_unreadable", size_bytes=len(data))
+            self._fail_frame(frame_id, Internal("the executor's answer cannot be read"))
+            return
+        executions = frame.executions
+        for group in part.groups:
+            for answer in group.answers:
+                if not 0 <= answer.index < len(executions):
+                    continue
+                execution = executions[answer.index]
+                if execution is not None:
+                    executions[answer.index] = None
+                    frame.remaining -= 1
+                    self._metrics.pending -= 1
+                    execution.answered(group, answer)
+        if frame.remaining == 0:
+            del self._frames[frame_id]
+            self._release(frame)
+
+    def on_no_responders(self, frame_id: int) -> None:
+        """Learns that no executor listens: once more, shortly (one may be starting), then the callers are told."""
+        frame = self._frames.pop(frame_id, None)
+        if frame is None:
+            return
+        self._release(frame)
+        again = []
+        for execution in frame.executions:
+            if execution is None:
+                continue
+            if execution.attempts < 2:
+                again.append(execution)
+            else:
+                self._fail(execution, NoExecutor("no executor is running; start one, or try again"))
+        if again:
+            self._loop.call_later(_NO_RESPONDERS_RETRY_SECONDS, self._enqueue_all, again)
+
+    def close(self) -> None:
+        """Fails what still waits; called when the process stops and its grace period is over."""
+        if self._sweep_handle is not None:
+            self._sweep_handle.cancel()
+        waiting = [*self._queue, *(e for f in self._frames.values() for e in f.executions if e is not None)]
+        self._queue.clear()
+        self._frames.clear()
+        for execution in waiting:
+            self._fail(execution, BusUnavailable("this instance is stopping; try again"))
+
+    def _enqueue_all(self, executions: list[Execution]) -> None:
+        for execution in executions:
+            self._enqueue(execution)
+
+    def _enqueue(self, execution: Execution) -> None:
+        self._queue.append(execution)
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        while self._queue and self._slots_taken < self._max_frames:
+            self._send_next_frame()
+
+    def _send_next_frame(self) -> None:
+        groups: dict[tuple[str, int], list[Execution]] = {}
+        count = size = 0
+        longest = 0.0
+        queue = self._queue
+        while queue and count < MAX_FRAME_ITEMS and (count == 0 or size + queue[0].size <= MAX_FRAME_BYTES):
+            execution = queue.popleft()
+            execution.attempts += 1
+            groups.setdefault((execution.task, execution.version), []).append(execution)
+            count += 1
+            size += execution.size
+            longest = max(longest, execution.seconds)
+        frame_id = self._next_frame_id
+        self._next_frame_id += 1
+        patience = longest + self._queue_seconds
+        frame = _Frame([e for group in groups.values() for e in group], self._loop.time() + patience)
+        payload = self._encode(
+            Frame(FRAME_FORMAT, [FrameGroup(t, v, [e.item for e in group]) for (t, v), group in groups.items()])
+        )
+        self._frames[frame_id] = frame
+        self._slots_taken += 1
+        self._metrics.frames += 1
+        self._metrics.frame_items += count
+        self._loop.call_later(_SLOT_SECONDS, self._release, frame)
+        if self._sweep_handle is None:
+            self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+        self._sender.send(frame_id, payload, time.time() + patience)
+
+    def _release(self, frame: _Frame) -> None:
+        if frame.holds_slot:
+            frame.holds_slot = False
+            self._slots_taken -= 1
+            if self._queue and not self._flush_scheduled:
+                self._flush_scheduled = True
+                self._loop.call_soon(self._flush)
+
+    def _sweep(self) -> None:
+        """Gives up frames whose time is over: first-timers go out again, the others are told."""
+        now = self._loop.time()
+        for frame_id in [i for i, frame in self._frames.items() if frame.expires <= now]:
+            frame = self._frames.pop(frame_id)
+            self._release(frame)
+            for execution in frame.executions:
+                if execution is None:
+                    continue
+                if execution.attempts < 2 and execution.deadline > now and self._sender.connected:
+                    self._metrics.resent += 1
+                    self._enqueue(execution)
+                else:
+                    self._fail(execution, DeadlineExceeded("no executor answered in time; try again"))
+        overdue = [e for e in self._queue if e.deadline <= now]
+        if overdue:
+            self._queue = deque(e for e in self._queue if e.deadline > now)
+            for execution in overdue:
+                self._fail(execution, DeadlineExceeded("no executor took the execution in time; try again"))
+        again = self._frames or self._queue
+        self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if again else None
+
+    def _fail_frame(self, frame_id: int, error: LoopaiError) -> None:
+        frame = self._frames.pop(frame_id)
+        self._release(frame)
+        for execution in frame.executions:
+            if execution is not None:
+                self._fail(execution, error)
+
+    def _fail(self, execution: Execution, error: LoopaiError) -> None:
+        self._metrics.pending -= 1
+        execution.failed(error)

@@ -1,0 +1,62 @@
+"""The body of an execute request: decoded once, its ``input`` kept as the bytes that came."""
+
+import msgspec
+import pydantic
+
+from loopai_api.bodies import json_object
+from loopai_api.models import ExecuteRequest
+from loopai_common import json_text
+from loopai_common.contracts.base import MAX_VERSION
+from loopai_common.contracts.execution import MAX_TIMEOUT_MS
+from loopai_common.contracts.tasks import task_id_or_none
+from loopai_common.errors import TaskIdMismatch, ValidationFailed
+from loopai_common.runtime.errors import violations_of
+
+
+class ExecuteBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """As :class:`~loopai_api.models.ExecuteRequest`, with the input's own bytes."""
+
+    input: msgspec.Raw
+    version: int | None = None
+    force_validation: bool = False
+    timeout_ms: int | None = None
+    task_id: str | None = None
+
+
+_decode = msgspec.json.Decoder(ExecuteBody).decode
+
+
+def parse_execute(body: bytes, task: str) -> ExecuteBody:
+    """Reads the body of an execute request for ``task`` (an id or a name).
+
+    Raises :class:`MalformedJson`, :class:`ValidationFailed` with every violation, or :class:`TaskIdMismatch`.
+    """
+    try:
+        request = _decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        raise _explain(body) from None
+    json_text.loads(body)  # what msgspec lets through: duplicate keys, lone surrogates, numbers out of range
+    if (request.version is not None and not 1 <= request.version <= MAX_VERSION) or (
+        request.timeout_ms is not None and not 1 <= request.timeout_ms <= MAX_TIMEOUT_MS
+    ):
+        raise _explain(body)
+    if request.task_id is not None and task_id_or_none(task) is not None and request.task_id != task:
+        raise TaskIdMismatch("the body's task_id is not the task of the path; leave it out, or correct it")
+    return request
+
+
+def _explain(body: bytes) -> Exception:
+    """The error for a body that is not a request: malformed, or breaking rules that are all listed."""
+    value = json_object(body)
+    try:
+        ExecuteRequest.model_validate(value)
+    except pydantic.ValidationError as error:
+        return validation_failed(error)
+    return ValidationFailed("the request cannot be read; check the types of its fields")
+
+
+def validation_failed(error: pydantic.ValidationError) -> ValidationFailed:
+    """The error that lists everything pydantic found."""
+    details = violations_of(error)
+    rules = "1 rule" if len(details) == 1 else f"{len(details)} rules"
+    return ValidationFailed(f"the request breaks {rules}", details=details)

@@ -1,0 +1,118 @@
+"""Errors over HTTP: the one table from codes to statuses, and how an error is written into a response."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.responses import Response
+
+from loopai_common.contracts.base import format_timestamp
+from loopai_common.errors import LoopaiError, Violation
+
+STATUS_BY_CODE: Mapping[str, int] = {
+    "validation_error": 400,
+    "malformed_json": 400,
+    "input_schema_violation": 400,
+    "program_rejected": 400,
+    "task_id_mismatch": 400,
+    "task_not_found": 404,
+    "artifact_not_found": 404,
+    "execution_not_found": 404,
+    "unsupported_api_version": 404,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "request_timeout": 408,
+    "task_already_exists": 409,
+    "task_not_ready": 409,
+    "version_conflict": 409,
+    "task_archived": 410,
+    "body_too_large": 413,
+    "unsupported_media_type": 415,
+    "idempotency_key_reused": 422,
+    "headers_too_large": 431,
+    "internal": 500,
+    "artifact_corrupt": 500,
+    "generator_failed": 502,
+    "no_executor": 503,
+    "overloaded": 503,
+    "store_unavailable": 503,
+    "bus_unavailable": 503,
+    "shutting_down": 503,
+    "deadline_exceeded": 504,
+}
+
+RETRY_AFTER_SECONDS = "1"
+
+
+class NotFound(LoopaiError):
+    """No resource has this path."""
+
+    code = "not_found"
+
+
+class UnsupportedApiVersion(LoopaiError):
+    """The path names a version of the API that does not exist."""
+
+    code = "unsupported_api_version"
+
+
+class MethodNotAllowed(LoopaiError):
+    """The resource does not offer this method."""
+
+    code = "method_not_allowed"
+
+
+class UnsupportedMediaType(LoopaiError):
+    """The body is not ``application/json``, or is compressed."""
+
+    code = "unsupported_media_type"
+
+
+class RequestTimeout(LoopaiError):
+    """The client took too long to send its request."""
+
+    code = "request_timeout"
+
+
+class HeadersTooLarge(LoopaiError):
+    """The request line and headers are larger, or more, than the limits."""
+
+    code = "headers_too_large"
+
+
+def status_of(error: LoopaiError) -> int:
+    """The HTTP status that stands for the error's code."""
+    return STATUS_BY_CODE.get(error.code, 500)
+
+
+def error_body(code: str, message: str, trace_id: str, details: Sequence[Violation | Mapping[str, Any]] = ()) -> bytes:
+    """An ``ErrorResponse`` as JSON."""
+    return json.dumps(
+        {
+            "code": code,
+            "message": message,
+            "details": [
+                {"field": d.field, "message": d.message, "code": d.code} if isinstance(d, Violation) else dict(d)
+                for d in details
+            ],
+            "trace_id": trace_id,
+            "timestamp": format_timestamp(datetime.now(UTC)),
+        },
+        ensure_ascii=False,
+        separators=(",", ":"),
+    ).encode()
+
+
+def error_response(error: LoopaiError, trace_id: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The response that tells a client about ``error``."""
+    status = status_of(error)
+    extra = dict(headers or {})
+    if status == 503:
+        extra["Retry-After"] = RETRY_AFTER_SECONDS
+    return Response(
+        error_body(error.code, error.message, trace_id, error.details),
+        status_code=status,
+        media_type="application/json",
+        headers=extra,
+    )

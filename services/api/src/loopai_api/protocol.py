@@ -1,0 +1,118 @@
+"""HTTP on the wire: uvicorn's httptools protocol with a deadline for each request and typed refusals.
+
+uvicorn reads a request for as long as the client likes, and accepts any number of headers; both are bounded here.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from loopai_api.problems import HeadersTooLarge, RequestTimeout, error_body, status_of
+from loopai_common.errors import LoopaiError, Overloaded, ValidationFailed
+from loopai_common.identifiers import new_id
+
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 64 * 1024
+
+
+class LoopaiHttpProtocol(HttpToolsProtocol):
+    """One connection. Subclassed by :func:`protocol_class` with the settings of the process."""
+
+    receive_timeout_seconds = 10.0
+    max_connections = 10_000
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._deadline: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._arm()
+        if len(self.connections) > self.max_connections:
+            self._refuse(Overloaded("too many connections are open; close some, and try again"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if self._deadline is None:
+            self._arm()
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._header_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            self._refuse(HeadersTooLarge(f"a request may have {MAX_HEADERS} headers"))
+
+    def on_headers_complete(self) -> None:
+        if not self._refused:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._disarm()
+        if not self._refused:
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(ValidationFailed("this is not a valid HTTP/1.1 request"))
+
+    def _count(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > MAX_HEADER_BYTES:
+            self._refuse(HeadersTooLarge(f"the request line and headers may have {MAX_HEADER_BYTES} bytes"))
+
+    def _arm(self) -> None:
+        self._deadline = self.loop.call_later(self.receive_timeout_seconds, self._too_slow)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        self._refuse(RequestTimeout(f"send the whole request within {self.receive_timeout_seconds:g} seconds"))
+
+    def _refuse(self, error: LoopaiError) -> None:
+        """Answers on the wire, where no application can, and closes."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        if self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body:
+            # What is refused came after a request that is being answered; that answer is the last one.
+            self.cycle.keep_alive = False
+            return
+        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+            trace_id = new_id()
+            body = error_body(error.code, error.message, trace_id, error.details)
+            head = (
+                f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-correlation-id: {trace_id}\r\n"
+                "x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(STATUS_LINE[status_of(error)] + head.encode() + body)
+        self.transport.close()
+
+
+def protocol_class(receive_timeout_seconds: float, max_connections: int) -> type[LoopaiHttpProtocol]:
+    """The protocol with the settings of this process, for uvicorn's ``http`` option."""
+    settings = {"receive_timeout_seconds": receive_timeout_seconds, "max_connections": max_connections}
+    return type("ConfiguredHttpProtocol", (LoopaiHttpProtocol,), settings)

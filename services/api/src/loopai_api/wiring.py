@@ -1,0 +1,104 @@
+"""The composition root of the api."""
+
+import ipaddress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from fastapi import FastAPI
+
+from loopai_api.application import build_application
+from loopai_api.clients import StoreClient, TaskWatcher, ping
+from loopai_api.edge import Edge
+from loopai_api.execution.bus import BusFrameSender
+from loopai_api.execution.engine import ExecutionEngine
+from loopai_api.execution.metrics import ExecutionMetrics, HttpMetrics
+from loopai_api.execution.service import ExecutionService
+from loopai_api.routes.artifacts import artifact_routes
+from loopai_api.routes.executions import execution_routes
+from loopai_api.routes.health import health_api_routes
+from loopai_api.routes.tasks import task_routes
+from loopai_api.settings import ApiSettings
+from loopai_common.errors import BusUnavailable
+from loopai_common.runtime.broker import Bus
+from loopai_common.runtime.health import Readiness
+from loopai_common.runtime.metrics import create_registry
+from loopai_common.runtime.rpc import RpcClient
+from loopai_common.runtime.service import StartRefused
+
+SERVICE = "api"
+V1 = "/api/v1"
+
+
+def build(settings: ApiSettings) -> Edge:
+    """The whole api as an ASGI application; raises :class:`StartRefused` for an address it must not serve."""
+    _refuse_open_address(settings.host)
+    registry = create_registry(SERVICE)
+    http_metrics, execution_metrics = HttpMetrics(), ExecutionMetrics()
+    registry.register(http_metrics)
+    registry.register(execution_metrics)
+    bus = Bus(SERVICE, settings, registry)
+    rpc = RpcClient(bus)
+    store = StoreClient(rpc, settings.store_timeout_seconds)
+    watcher = TaskWatcher(store)
+    watcher.register(bus)
+    sender = BusFrameSender(bus)
+    engine = ExecutionEngine(
+        sender,
+        execution_metrics,
+        queue_seconds=settings.queue_timeout_ms / 1000,
+        max_pending=settings.max_pending_executions,
+        max_frames=settings.max_frames_in_flight,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await bus.start()
+            stack.push_async_callback(bus.drain)
+            engine.start()
+            stack.callback(engine.close)
+            await sender.start(engine)
+            yield
+
+    readiness = _readiness(bus, rpc)
+    executions = ExecutionService(engine, settings.default_timeout_ms)
+    app = build_application(
+        lifespan,
+        [
+            health_api_routes("", readiness, registry),
+            task_routes(V1, store, watcher),
+            execution_routes(V1, executions),
+            artifact_routes(V1, store),
+            health_api_routes(V1, readiness, registry),
+        ],
+    )
+    return Edge(app, http_metrics)
+
+
+def _refuse_open_address(host: str) -> None:
+    """Without API keys, whoever reaches the port may do everything: then only this machine may reach it."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise StartRefused(
+            f"no API keys are configured, so the api serves loopback addresses only, and {host!r} is not one; "
+            "set LOOPAI_API_HOST=127.0.0.1"
+        )
+
+
+def _readiness(bus: Bus, rpc: RpcClient) -> Readiness:
+    readiness = Readiness()
+
+    async def nats() -> str | None:
+        if not bus.connected:
+            raise BusUnavailable("not connected")
+        return None
+
+    readiness.add("nats", nats)
+    readiness.add("artifact-store", partial(ping, rpc, "artifact-store"))
+    readiness.add("executor", partial(ping, rpc, "executor"))
+    readiness.add("generator-proxy", partial(ping, rpc, "generator-proxy"), required=False)
+    return readiness

@@ -1,0 +1,61 @@
+"""Strict JSON."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loopai_common import json_text
+from loopai_common.errors import MalformedJson
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "Expecting value"),
+        (b'{"a": 1', "Expecting"),
+        (b'{"a": 1} x', "Extra data"),
+        (b'{"a": NaN}', "not JSON"),
+        (b"[Infinity, -Infinity]", "not JSON"),
+        (b'{"a": 1e999}', "out of range"),
+        (b'{"a": 1, "a": 2}', "same key twice"),
+        (b'{"a": {"b": 1, "b": 1}}', "same key twice"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"9" * 5_000, "too many digits"),
+        (rb'"\ud800"', "lone surrogate"),
+        (rb'{"\uDFFF": 1}', "lone surrogate"),
+        ('{"a": 1}'.encode("utf-16"), "UTF-8"),
+        (b'"\xff"', "UTF-8"),
+        (b'\xef\xbb\xbf{"a": 1}', "Expecting value"),
+    ],
+)
+def test_refuses_what_python_would_let_through(body: bytes, reason: str) -> None:
+    with pytest.raises(MalformedJson, match=reason):
+        json_text.loads(body)
+
+
+def test_message_never_repeats_the_content() -> None:
+    with pytest.raises(MalformedJson) as caught:
+        json_text.loads(b'{"secret-canary": ')
+    assert "canary" not in caught.value.message
+
+
+def test_a_surrogate_pair_is_one_character() -> None:
+    assert json_text.loads(rb'"\ud83d\ude00"') == "😀"
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+        max_leaves=20,
+    )
+)
+def test_reads_back_whatever_json_can_carry(value: Any) -> None:
+    try:
+        body = json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return
+    assert json_text.loads(body) == value

@@ -6,6 +6,8 @@ and a durable message is acknowledged, delayed, or kept as a dead letter.
 """
 
 import asyncio
+import inspect
+import json
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -73,6 +75,7 @@ class Bus:
             disconnected_cb=self._on_disconnected,
             reconnected_cb=self._on_reconnected,
             middlewares=[self._boundary],
+            decoder=_decode,
             logger=None,
             graceful_timeout=self._grace_seconds,
         )
@@ -130,11 +133,11 @@ class Bus:
 
     def on(self, subject: str, *, concurrency: int = 16) -> Subscriber:
         """Decorator: the handler answers requests on ``subject``, shared among the instances of the service."""
-        return self.broker.subscriber(subject, queue=self.service, max_workers=concurrency)
+        return _checked(self.broker.subscriber(subject, queue=self.service, max_workers=concurrency))
 
     def on_every_instance(self, subject: str) -> Subscriber:
         """Decorator: the handler hears each message on ``subject`` in every instance, as long as it is connected."""
-        return self.broker.subscriber(subject, no_reply=True)
+        return _checked(self.broker.subscriber(subject, no_reply=True))
 
     def on_durable(self, subject: str, *, stream: str, name: str, concurrency: int) -> Subscriber:
         """Decorator: the handler is given each message of ``subject`` in ``stream`` at least once.
@@ -142,7 +145,7 @@ class Bus:
         A message is acknowledged when the handler returns, comes again after a growing delay when it raised, and is
         kept as a dead letter after ``MAX_DELIVERIES`` or at once when trying again cannot help.
         """
-        return self.broker.subscriber(
+        subscriber = self.broker.subscriber(
             subject,
             stream=JStream(stream, declare=False),
             durable=name,
@@ -155,11 +158,12 @@ class Bus:
             ),
             max_workers=concurrency,
         )
+        return _checked(subscriber)
 
     def answer_ping(self, readiness: Readiness) -> None:
         """Lets other services see that this one is there, and how it is."""
 
-        async def ping(_: Ping) -> Pong:
+        async def ping(question: Ping) -> Pong:
             report = await readiness.report()
             return Pong(service=self.service, version=__version__, status=report.status, detail=report.detail)
 
@@ -194,6 +198,28 @@ class Bus:
     async def _on_reconnected(self) -> None:
         self.metrics.reconnects.inc()
         log.info("nats_reconnected")
+
+
+def _checked(register: Subscriber) -> Subscriber:
+    """FastDepends hands a parameter whose name begins with '_' over unchecked: such a handler is refused."""
+
+    def checked(handler: Callable[..., Awaitable[Any]]) -> Any:
+        if any(name.startswith("_") for name in inspect.signature(handler).parameters):
+            raise TypeError(f"{handler.__name__}: a parameter that begins with '_' is not validated; name it")
+        return register(handler)
+
+    return checked
+
+
+async def _decode(message: StreamMessage[Any]) -> Any:
+    """The JSON of a message; bytes that are none fail the handler's contract, inside the boundary.
+
+    What a decoder raises, FastStream swallows: the sender would wait, and a durable message come again and again.
+    """
+    try:
+        return json.loads(message.body)
+    except (ValueError, RecursionError):
+        return message.body
 
 
 def _queued(subscriber: Any) -> bool:

@@ -1,0 +1,280 @@
+"""Bad input for every endpoint there is: a typed error, never 500, and the next request is served."""
+
+import asyncio
+import gzip
+import json
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests.support.builders import definition_body
+from tests.support.product import ECHO, V1, Product
+from tests.support.wire import exchange
+
+EXECUTE = f"{V1}/tasks/nobody-here/execute"
+JSON = {"Content-Type": "application/json"}
+
+NOT_JSON = [
+    b"",
+    b'{"input": ',
+    b"[1, 2]",
+    b'"text"',
+    b'{"input": NaN}',
+    b'{"input": Infinity}',
+    b'{"input": 1e999}',
+    b'{"input": 1, "input": 2}',
+    b'{"input": {"a": 1, "a": 2}}',
+    b'{"input": ' + b"7" * 5_000 + b"}",
+    b'{"input": ' + b"[" * 100_000,
+    rb'{"input": "\ud800"}',
+    '{"input": 1}'.encode("utf-16"),
+    b'{"input": "\xff\xfe"}',
+]
+
+
+def is_error(response: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
+    body: dict[str, Any] = response.json()
+    assert response.status_code == status, response.text
+    assert body.keys() == {"code", "message", "details", "trace_id", "timestamp"}
+    assert response.headers["content-type"] == "application/json"
+    assert body["trace_id"] == response.headers["x-correlation-id"]
+    assert "Traceback" not in response.text
+    if code is not None:
+        assert body["code"] == code
+    return body
+
+
+@pytest.mark.parametrize("path", [f"{V1}/tasks", EXECUTE])
+@pytest.mark.parametrize("body", NOT_JSON, ids=range(len(NOT_JSON)))
+async def test_a_body_that_is_no_json_object(http: httpx.AsyncClient, path: str, body: bytes) -> None:
+    is_error(await http.post(path, content=body, headers=JSON), 400, "malformed_json")
+
+
+@pytest.mark.parametrize("path", [f"{V1}/tasks", EXECUTE])
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/xml", ""])
+async def test_another_content_type(http: httpx.AsyncClient, path: str, content_type: str) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    is_error(await http.post(path, content=b'{"input": 1}', headers=headers), 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("path", [f"{V1}/tasks", EXECUTE])
+async def test_a_compressed_body_is_not_unpacked(http: httpx.AsyncClient, path: str) -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    response = await http.post(path, content=bomb, headers={**JSON, "Content-Encoding": "gzip"})
+    is_error(response, 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(("path", "limit"), [(f"{V1}/tasks", 8 << 20), (EXECUTE, 1 << 20)])
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_body_over_the_limit(http: httpx.AsyncClient, path: str, limit: int, declared: bool) -> None:
+    body = b" " * (limit + 1)
+
+    async def chunks() -> Any:
+        for start in range(0, len(body), 1 << 16):
+            yield body[start : start + (1 << 16)]
+
+    response = await http.post(path, content=body if declared else chunks(), headers=JSON)
+    is_error(response, 413, "body_too_large")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"NONSENSE\r\n\r\n",
+        b"POST /api/v1/tasks HTTP/1.1\r\nHost : x\r\n\r\n",
+    ],
+)
+async def test_broken_http_is_refused_and_the_connection_closed(product: Product, head: bytes) -> None:
+    answer = await exchange(product.stack.base_url, head)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"code":"validation_error"' in answer
+
+
+async def test_headers_without_end(product: Product) -> None:
+    many = b"".join(b"X-%d: y\r\n" % i for i in range(500))
+    answer = await exchange(product.stack.base_url, b"GET /health HTTP/1.1\r\nHost: x\r\n" + many + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    large = b"X: " + b"y" * 200_000 + b"\r\n"
+    answer = await exchange(product.stack.base_url, b"GET /health HTTP/1.1\r\nHost: x\r\n" + large + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\n",
+        b"POST /api/v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n",
+        b"POST /api/v1/tasks/a/execute HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 500\r\n\r\n",
+    ],
+)
+async def test_a_request_one_byte_a_second_ends_by_the_deadline(product: Product, start: bytes) -> None:
+    answer = await exchange(product.stack.base_url, start, drip=b"x" * 60, seconds_between=1.0)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in answer
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", f"{V1}/tasks", "GET, POST"),
+        ("GET", EXECUTE, "POST"),
+        ("POST", f"{V1}/tasks/a/artifacts/1", "GET"),
+        ("DELETE", "/health", "GET"),
+    ],
+)
+async def test_a_method_that_is_not_offered(http: httpx.AsyncClient, method: str, path: str, allowed: str) -> None:
+    response = await http.request(method, path)
+    is_error(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == allowed
+
+
+async def test_paths_that_are_not_there(http: httpx.AsyncClient) -> None:
+    is_error(await http.get("/nothing"), 404, "not_found")
+    is_error(await http.get("/api/v9/tasks"), 404, "unsupported_api_version")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "has space"),
+        ("name", "nul\x00"),
+        ("name", str(uuid4())),
+        ("name", "x" * 201),
+        ("description", " "),
+        ("accuracy_target", 1.5),
+        ("accuracy_target", True),
+        ("latency_target_ms", 0),
+        ("sampling_rate", "0.1"),
+        ("input_schema", {"type": "nonsense"}),
+        ("input_schema", {"$ref": "http://127.0.0.1/x"}),
+        ("input_schema", {"$ref": "file:///etc/passwd"}),
+        ("output_schema", {"pattern": "(a+)+$"}),
+        ("examples", [{"input": {"text": 1}, "output": "spam"}]),
+        ("examples", [{"input": {"text": "a"}, "output": "neither"}]),
+        ("id", str(uuid4())),
+        ("status", "ready"),
+        ("active_version", 1),
+    ],
+)
+async def test_each_rule_of_a_task_broken_alone(http: httpx.AsyncClient, field: str, value: Any) -> None:
+    body = is_error(await http.post(f"{V1}/tasks", json=definition_body(**{field: value})), 400, "validation_error")
+    assert {d["field"].split("/")[0] for d in body["details"]} == {field}
+
+
+async def test_all_rules_of_a_task_broken_together(http: httpx.AsyncClient) -> None:
+    broken = {"name": "a b", "description": "", "accuracy_target": 2, "latency_target_ms": 0, "status": "ready"}
+    body = is_error(await http.post(f"{V1}/tasks", json=broken), 400, "validation_error")
+    assert {d["field"] for d in body["details"]} == {*broken, "input_schema", "output_schema"}
+
+
+@pytest.mark.parametrize("key", ["x" * 10_000, "has space", ""])
+async def test_a_bad_idempotency_key(http: httpx.AsyncClient, key: str) -> None:
+    headers = {"Idempotency-Key": key}
+    is_error(await http.post(f"{V1}/tasks", json=definition_body(), headers=headers), 400, "validation_error")
+
+
+@pytest.mark.parametrize(
+    "task", ["*", "%3E", "a%20b", "..%2f..", "%2e%2e%2f", "%0d%0a", "%00", "x" * 10_000, "nobody", "a.b", str(uuid4())]
+)
+@pytest.mark.parametrize("suffix", ["", "/artifacts", "/artifacts/1", "/artifacts/active/code"])
+async def test_a_task_that_is_not_there(http: httpx.AsyncClient, task: str, suffix: str) -> None:
+    is_error(await http.get(f"{V1}/tasks/{task}{suffix}"), 404)
+
+
+@pytest.mark.parametrize("task", ["*", "%3E", "%2e%2e%2f", "%0d%0a", "x" * 10_000, "nobody", "a.b", str(uuid4())])
+async def test_executing_a_task_that_is_not_there(http: httpx.AsyncClient, task: str) -> None:
+    is_error(await http.post(f"{V1}/tasks/{task}/execute", json={"input": 1}), 404)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"timeout_ms": v} for v in (0, -1, 60_001, 10**9, "5", True)),
+        *({"version": v} for v in (0, -1, 2**63, 1.5, "1")),
+        {"unknown": 1},
+    ],
+)
+async def test_bad_options_of_an_execution(http: httpx.AsyncClient, more: dict[str, Any]) -> None:
+    body = is_error(await http.post(EXECUTE, json={"input": 1, **more}), 400, "validation_error")
+    assert [d["field"] for d in body["details"]] == list(more)
+
+
+async def test_an_input_that_is_missing_or_breaks_the_schema(product: Product) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"text": {"type": "string"}, "n": {"type": ["null", "integer"]}},
+        "required": ["text"],
+    }
+    task = await product.program(ECHO, input_schema=schema)
+    path = f"{V1}/tasks/{task['id']}/execute"
+    is_error(await product.http.post(path, json={}), 400, "validation_error")
+    body = is_error(await product.execute(task["id"], {"text": "canary-7", "n": "canary-8"}), 400)
+    assert body["code"] == "input_schema_violation"
+    assert [(d["field"], d["code"]) for d in body["details"]] == [("input/n", "type")]
+    assert "canary" not in json.dumps(body)
+    is_error(await product.execute(task["id"], None), 400, "input_schema_violation")
+    assert await product.output(task["id"], {"text": "x", "n": None}) == {"text": "x", "n": None}
+
+
+async def test_null_is_an_input_where_the_schema_says_so(product: Product) -> None:
+    task = await product.program(ECHO, input_schema={"type": "null"})
+    assert await product.output(task["id"], None) is None
+
+
+async def test_a_version_that_is_not_there(product: Product) -> None:
+    task = await product.program(ECHO)
+    is_error(await product.execute(task["id"], 1, version=99), 404, "artifact_not_found")
+    for version in ("0", "-1", str(2**63), "1.5", "latest", "99"):
+        is_error(await product.http.get(f"{V1}/tasks/{task['id']}/artifacts/{version}"), 404, "artifact_not_found")
+
+
+async def test_a_task_id_that_is_not_the_paths(product: Product) -> None:
+    task = await product.program(ECHO)
+    is_error(await product.execute(task["id"], 1, task_id=str(uuid4())), 400, "task_id_mismatch")
+    assert await product.output(task["id"], 1, task_id=task["id"]) == 1
+
+
+@pytest.mark.parametrize(
+    "query", [{"limit": v} for v in ("0", "-1", "1000000000", "x")] + [{"cursor": "forged"}, {"status": "no"}]
+)
+async def test_bad_lists(http: httpx.AsyncClient, query: dict[str, str]) -> None:
+    body = is_error(await http.get(f"{V1}/tasks", params=query), 400, "validation_error")
+    assert [d["field"] for d in body["details"]] == list(query)
+
+
+async def test_metrics_stay_bounded_whatever_is_asked_for(http: httpx.AsyncClient) -> None:
+    async def series() -> int:
+        text = (await http.get("/metrics")).text
+        return sum(1 for line in text.splitlines() if line and not line.startswith("#"))
+
+    await http.get("/nothing")
+    await http.get(f"{V1}/tasks/one")
+    before = await series()
+    for _ in range(10):
+        await asyncio.gather(*(http.get(f"/{uuid4().hex}") for _ in range(50)))
+        await asyncio.gather(*(http.get(f"{V1}/tasks/{uuid4().hex}") for _ in range(50)))
+    assert await series() <= before + 5
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", b"[]", b'{"input":', b"\xff", b'{"task": 1}'])
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "loopai.rpc.v1.tasks.create",
+        "loopai.rpc.v1.tasks.get",
+        "loopai.rpc.v1.artifacts.publish",
+        "loopai.rpc.v1.programs.check",
+        "loopai.rpc.v1.execute.nobody.active",
+        "loopai.rpc.v1.execute.nobody.0",
+        "loopai.rpc.v1.frames",
+    ],
+)
+async def test_broken_messages_on_the_bus_are_typed_errors(product: Product, subject: str, body: bytes) -> None:
+    reply = await product.request(subject, body)
+    assert (reply.headers or {}).get("Nats-Service-Error-Code"), reply.data
+    assert json.loads(reply.data)["code"] in {"validation_error", "malformed_json", "artifact_not_found"}

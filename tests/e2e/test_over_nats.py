@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+from typing import Any
 from uuid import uuid4
 
 import nats
+from nats.aio.msg import Msg
 
 from tests.support.builders import definition_body
 from tests.support.product import ECHO, Product, eventually
@@ -23,7 +25,7 @@ async def test_one_input(product: Product) -> None:
 
 async def test_a_batch_keeps_its_order_and_refuses_items_one_by_one(product: Product) -> None:
     task = await product.program(ECHO, input_schema={"type": "integer"})
-    items = [{"input": i} for i in range(100)]
+    items: list[dict[str, Any]] = [{"input": i} for i in range(100)]
     items[50] = {"input": "not a number"}
     subject = f"loopai.rpc.v1.execute.{task['id']}.active"
     reply = await product.request(subject, json.dumps({"executions": items}).encode())
@@ -44,7 +46,7 @@ async def test_a_command_creates_a_task_and_events_tell_its_life(stack: LocalSta
     outside = await nats.connect(stack.nats_url)
     heard: list[tuple[str, dict[str, str], dict[str, object]]] = []
 
-    async def on_event(message: nats.aio.msg.Msg) -> None:
+    async def on_event(message: Msg) -> None:
         data = json.loads(message.data)
         if name in (data.get("name"), data.get("task_name")):
             heard.append((message.subject, dict(message.headers or {}), data))

@@ -1,6 +1,7 @@
 """Strict JSON."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,6 +35,34 @@ from loopai_common.errors import MalformedJson
 def test_refuses_what_python_would_let_through(body: bytes, reason: str) -> None:
     with pytest.raises(MalformedJson, match=reason):
         json_text.loads(body)
+
+    with pytest.raises(MalformedJson, match=reason):
+        json_text.check(body)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["{", "}", "[", "]", ",", ":", '"a"', '"b"', '"\\":"', " ", "\n", "1", "null", "1e400", '"\\ud800"']
+        )
+    ).map("".join)
+    | st.recursive(
+        st.sampled_from(["1", '"x"', '"\\":"', '"a:b"']),
+        lambda inner: st.lists(
+            st.tuples(st.sampled_from(['"a"', '"b"', '"\\""', '"a" ']), inner).map(":".join), max_size=3
+        ).map(lambda pairs: "{" + ",".join(pairs) + "}"),
+        max_leaves=8,
+    )
+)
+def test_the_quick_check_decides_as_the_slow_one(text: str) -> None:
+    def outcome(function: Callable[[bytes], Any]) -> str | None:
+        try:
+            function(text.encode())
+        except MalformedJson as error:
+            return error.message
+        return None
+
+    assert outcome(json_text.check) == outcome(json_text.loads)
 
 
 def test_message_never_repeats_the_content() -> None:

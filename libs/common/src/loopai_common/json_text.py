@@ -9,9 +9,27 @@ import math
 import re
 from typing import Any, NoReturn
 
+import msgspec
+
 from loopai_common.errors import MalformedJson
 
+_SPACED_KEY = re.compile(rb'"[ \t\r\n]+:')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def check(data: bytes) -> None:
+    """Raises what :func:`loads` would raise. Several times faster for usual text, because it decodes without hooks.
+
+    msgspec refuses everything but duplicate keys and text after an odd encoding. An object without duplicates has as
+    many keys as its text has ``":``; where whitespace or quoted text make that count unsure, :func:`loads` decides.
+    """
+    try:
+        value = _decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        loads(data)
+        return
+    if _SPACED_KEY.search(data) is not None or data.count(b'":') != _count_keys(value):
+        loads(data)
 
 
 def loads(data: bytes) -> Any:
@@ -36,6 +54,18 @@ def loads(data: bytes) -> Any:
     return value
 
 
+def _count_keys(value: Any) -> int:
+    if type(value) is dict:
+        count = len(value)
+        for child in value.values():
+            if type(child) is dict or type(child) is list:
+                count += _count_keys(child)
+        return count
+    if type(value) is list:
+        return sum(_count_keys(child) for child in value)
+    return 0
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
@@ -55,3 +85,4 @@ def _refuse_constant(_: str) -> NoReturn:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant)
+_decode = msgspec.json.Decoder().decode

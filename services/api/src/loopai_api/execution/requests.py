@@ -35,7 +35,7 @@ def parse_execute(body: bytes, task: str) -> ExecuteBody:
         request = _decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raise _explain(body) from None
-    json_text.loads(body)  # what msgspec lets through: duplicate keys, lone surrogates, numbers out of range
+    json_text.check(body)  # what msgspec lets through: duplicate keys, lone surrogates, numbers out of range
     if (request.version is not None and not 1 <= request.version <= MAX_VERSION) or (
         request.timeout_ms is not None and not 1 <= request.timeout_ms <= MAX_TIMEOUT_MS
     ):

@@ -28,6 +28,22 @@ class RememberingSender:
         self.frames[frame_id] = msgspec.json.decode(payload, type=Frame)
 
 
+class Remembered(Execution):
+    __slots__ = ("caller", "name")
+
+    def __init__(self, caller: "Caller", name: str) -> None:
+        self.caller = caller
+        self.name = name
+
+    def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
+        assert self.name not in self.caller.outputs | self.caller.errors
+        self.caller.outputs[self.name] = bytes(answer.payload)
+
+    def failed(self, error: LoopaiError) -> None:
+        assert self.name not in self.caller.outputs | self.caller.errors
+        self.caller.errors[self.name] = error
+
+
 class Caller:
     """Collects what became of the executions it submitted."""
 
@@ -39,16 +55,10 @@ class Caller:
     def submit(
         self, name: str, *, task: str = "t", version: int = 0, value: bytes = b"1", seconds: float = 1.0
     ) -> None:
-        def answered(_: FrameAnswerGroup, answer: FrameAnswer) -> None:
-            assert name not in self.outputs | self.errors
-            self.outputs[name] = bytes(answer.payload)
-
-        def failed(error: LoopaiError) -> None:
-            assert name not in self.outputs | self.errors
-            self.errors[name] = error
-
+        execution = Remembered(self, name)
         item = FrameItem(name, "", int(seconds * 1000), 0, msgspec.Raw(value))
-        self.engine.submit(Execution(task, version, item, seconds, answered, failed))
+        execution.prepare(task, version, item, len(value))
+        self.engine.submit(execution)
 
 
 @pytest.fixture

@@ -97,6 +97,7 @@ def test_a_good_correlation_id_and_traceparent_are_kept() -> None:
     made = context.new_context(correlation_id="order-7", traceparent=trace)
     assert (made.correlation_id, made.traceparent) == ("order-7", trace)
     assert context.from_headers(context.to_headers(made)) == made
+    assert not made.generated
 
 
 def test_a_hop_may_only_spend_what_is_left() -> None:

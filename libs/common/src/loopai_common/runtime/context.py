@@ -28,6 +28,8 @@ class RequestContext:
     correlation_id: str
     traceparent: str
     deadline: float | None = None
+    generated: bool = False
+    """Whether the correlation id was made here, because the caller sent none."""
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("loopai_request", default=None)
@@ -38,15 +40,21 @@ def current() -> RequestContext:
     return _current.get() or new_context()
 
 
+def is_correlation_id(text: str | None) -> bool:
+    """Whether a caller's correlation id is taken: 1 to 128 visible ASCII characters."""
+    return text is not None and _CORRELATION_ID.fullmatch(text) is not None
+
+
 def new_context(
     *, correlation_id: str | None = None, traceparent: str | None = None, deadline: float | None = None
 ) -> RequestContext:
     """A context from what the caller sent; what is missing or malformed is made new."""
-    if correlation_id is None or _CORRELATION_ID.fullmatch(correlation_id) is None:
+    generated = not is_correlation_id(correlation_id)
+    if correlation_id is None or generated:
         correlation_id = new_id()
     if traceparent is None or _TRACEPARENT.fullmatch(traceparent) is None:
         traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
-    return RequestContext(correlation_id, traceparent, deadline)
+    return RequestContext(correlation_id, traceparent, deadline, generated)
 
 
 @contextmanager

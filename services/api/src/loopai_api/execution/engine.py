@@ -10,8 +10,8 @@ Programs are pure, so an execution whose frame was lost (its executor died) is s
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -33,12 +33,10 @@ from loopai_common.runtime.logging import get_logger
 
 _SLOT_SECONDS = 0.005
 _SWEEP_SECONDS = 0.05
+_ITEM_OVERHEAD_BYTES = 96
 _NO_RESPONDERS_RETRY_SECONDS = 0.025
 
 log = get_logger()
-
-Answered = Callable[[FrameAnswerGroup, FrameAnswer], None]
-Failed = Callable[[LoopaiError], None]
 
 
 class FrameSender(Protocol):
@@ -52,22 +50,35 @@ class FrameSender(Protocol):
         """Sends a frame; ``deadline`` is Unix time in seconds, after which an executor need not begin with it."""
 
 
-class Execution:
-    """One execution on its way. Exactly one of the two callbacks is called, once."""
+class Execution(ABC):
+    """One execution on its way; a lane subclasses it. Exactly one of the two methods is called, once."""
 
-    __slots__ = ("answered", "attempts", "deadline", "failed", "item", "seconds", "size", "task", "version")
+    __slots__ = ("attempts", "deadline", "item", "seconds", "size", "task", "version")
 
-    def __init__(self, task: str, version: int, item: FrameItem, seconds: float, answered: Answered, failed: Failed):
+    task: str
+    version: int
+    """0 is the active one."""
+    item: FrameItem
+    seconds: float
+    """The longest that it may run."""
+
+    def prepare(self, task: str, version: int, item: FrameItem, input_bytes: int) -> None:
+        """Says what shall run, before the execution is submitted."""
         self.task = task
         self.version = version
         self.item = item
-        self.seconds = seconds
-        """The longest that it may run."""
-        self.size = len(bytes(item.input)) + 96
-        self.answered = answered
-        self.failed = failed
+        self.seconds = item.timeout_ms / 1000
+        self.size = input_bytes + _ITEM_OVERHEAD_BYTES
         self.attempts = 0
         self.deadline = 0.0
+
+    @abstractmethod
+    def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
+        """Takes the answer."""
+
+    @abstractmethod
+    def failed(self, error: LoopaiError) -> None:
+        """Takes the reason why there will be none."""
 
 
 class _Frame:

@@ -8,8 +8,10 @@ from loopai_api.models import ExecuteRequest
 from loopai_common import json_text
 from loopai_common.contracts.base import MAX_VERSION
 from loopai_common.contracts.execution import MAX_TIMEOUT_MS
+from loopai_common.contracts.frames import FORCE_VALIDATION, FrameItem
 from loopai_common.contracts.tasks import task_id_or_none
 from loopai_common.errors import TaskIdMismatch, ValidationFailed
+from loopai_common.identifiers import new_id
 from loopai_common.runtime.errors import violations_of
 
 
@@ -43,6 +45,17 @@ def parse_execute(body: bytes, task: str) -> ExecuteBody:
     if request.task_id is not None and task_id_or_none(task) is not None and request.task_id != task:
         raise TaskIdMismatch("the body's task_id is not the task of the path; leave it out, or correct it")
     return request
+
+
+def frame_item(request: ExecuteBody, default_timeout_ms: int, *, execution_id: str, sent: str | None) -> FrameItem:
+    """The item for a request. ``sent`` is the caller's own correlation id; without one the execution's id is it."""
+    return FrameItem(
+        execution_id=execution_id if sent is None else new_id(),
+        correlation_id=sent or "",
+        timeout_ms=request.timeout_ms or default_timeout_ms,
+        flags=FORCE_VALIDATION if request.force_validation else 0,
+        input=request.input,
+    )
 
 
 def _explain(body: bytes) -> Exception:

@@ -4,10 +4,10 @@ import asyncio
 
 from loopai_api.execution.engine import Execution, ExecutionEngine
 from loopai_api.execution.rendering import render_execution
-from loopai_api.execution.requests import ExecuteBody
-from loopai_common.contracts.frames import FORCE_VALIDATION, FrameAnswer, FrameAnswerGroup, FrameItem
+from loopai_api.execution.requests import ExecuteBody, frame_item
+from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup
 from loopai_common.errors import LoopaiError
-from loopai_common.identifiers import new_id
+from loopai_common.runtime.context import RequestContext
 
 
 class ExecutionService:
@@ -17,25 +17,27 @@ class ExecutionService:
         self._engine = engine
         self._default_timeout_ms = default_timeout_ms
 
-    async def execute(self, task: str, request: ExecuteBody, correlation_id: str) -> bytes:
+    async def execute(self, task: str, request: ExecuteBody, context: RequestContext) -> bytes:
         """Runs one input and returns the body of the response; raises what keeps the program from running."""
-        timeout_ms = request.timeout_ms or self._default_timeout_ms
-        item = FrameItem(
-            execution_id=new_id(),
-            correlation_id=correlation_id,
-            timeout_ms=timeout_ms,
-            flags=FORCE_VALIDATION if request.force_validation else 0,
-            input=request.input,
-        )
-        answer: asyncio.Future[tuple[FrameAnswerGroup, FrameAnswer]] = asyncio.get_running_loop().create_future()
+        sent = None if context.generated else context.correlation_id
+        item = frame_item(request, self._default_timeout_ms, execution_id=context.correlation_id, sent=sent)
+        execution = _AwaitedExecution()
+        execution.prepare(task, request.version or 0, item, len(bytes(request.input)))
+        self._engine.submit(execution)
+        return render_execution(item, *await execution.outcome)
 
-        def answered(group: FrameAnswerGroup, frame_answer: FrameAnswer) -> None:
-            if not answer.done():
-                answer.set_result((group, frame_answer))
 
-        def failed(error: LoopaiError) -> None:
-            if not answer.done():
-                answer.set_exception(error)
+class _AwaitedExecution(Execution):
+    __slots__ = ("outcome",)
 
-        self._engine.submit(Execution(task, request.version or 0, item, timeout_ms / 1000, answered, failed))
-        return render_execution(item, *await answer)
+    def __init__(self) -> None:
+        self.outcome: asyncio.Future[tuple[FrameAnswerGroup, FrameAnswer]]
+        self.outcome = asyncio.get_running_loop().create_future()
+
+    def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result((group, answer))
+
+    def failed(self, error: LoopaiError) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(error)

@@ -34,7 +34,7 @@ def execution_routes(prefix: str, executions: ExecutionService) -> APIRouter:
         """
         reference = task_reference(task)
         body = parse_execute(await read_body(request, MAX_EXECUTE_BYTES), reference)
-        answer = await executions.execute(reference, body, context.current().correlation_id)
+        answer = await executions.execute(reference, body, context.current())
         return Response(answer, media_type="application/json")
 
     return router

@@ -7,6 +7,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loopai_api.execution.metrics import HttpMetrics
+from loopai_api.fastlane.lane import FastLane
+from loopai_api.protocol import ConnectionLimits
 from loopai_common.runtime import context
 
 _CORRELATION = b"x-correlation-id"
@@ -16,11 +18,13 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Edge:
-    """ASGI middleware around the whole application."""
+    """ASGI middleware around the whole application. Carries what the HTTP protocol asks its application for."""
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, limits: ConnectionLimits, lane: FastLane) -> None:
         self._app = app
         self._metrics = metrics
+        self.limits = limits
+        self.lane = lane
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -3,7 +3,8 @@
 from typing import Any
 
 from loopai_api import wiring
-from loopai_api.protocol import protocol_class
+from loopai_api.fastlane.protocol import FastLaneProtocol
+from loopai_api.protocol import LoopaiHttpProtocol
 from loopai_api.settings import ApiSettings
 from loopai_common.runtime.service import main, serve
 from loopai_common.runtime.settings import load_settings
@@ -23,7 +24,8 @@ def run() -> None:
             wiring.SERVICE,
             settings,
             lambda: create_app(settings),
-            http=protocol_class(settings.receive_timeout_seconds, settings.max_connections),
+            http=FastLaneProtocol if settings.fast_lane == "on" else LoopaiHttpProtocol,
+            proxy_headers=False,
             ws="none",
             timeout_keep_alive=settings.keep_alive_seconds,
             backlog=4096,

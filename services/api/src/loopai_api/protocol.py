@@ -4,6 +4,7 @@ uvicorn reads a request for as long as the client likes, and accepts any number 
 """
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -16,22 +17,30 @@ MAX_HEADERS = 100
 MAX_HEADER_BYTES = 64 * 1024
 
 
-class LoopaiHttpProtocol(HttpToolsProtocol):
-    """One connection. Subclassed by :func:`protocol_class` with the settings of the process."""
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What a client may take of a process. ``receive_timeout_seconds`` is for one whole request."""
 
-    receive_timeout_seconds = 10.0
-    max_connections = 10_000
+    receive_timeout_seconds: float = 10.0
+    max_connections: int = 10_000
+
+
+class LoopaiHttpProtocol(HttpToolsProtocol):
+    """One connection. The application carries the limits: ``app.limits`` is a :class:`ConnectionLimits`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.limits: ConnectionLimits = self.config.loaded_app.limits
         self._deadline: asyncio.TimerHandle | None = None
-        self._header_bytes = 0
+        self._receiving = False
+        self._headers_complete = False
+        self._head_bytes = 0
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._arm()
-        if len(self.connections) > self.max_connections:
+        if len(self.connections) > self.limits.max_connections:
             self._refuse(Overloaded("too many connections are open; close some, and try again"))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -41,26 +50,25 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        if self._deadline is None:
-            self._arm()
         super().data_received(data)
+        if self._receiving and not self._refused:
+            # Only a request that did not arrive whole needs a deadline and a bound on its head.
+            if not self._headers_complete:
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEADER_BYTES:
+                    self._refuse(HeadersTooLarge(f"the request line and headers may have {MAX_HEADER_BYTES} bytes"))
+            if self._deadline is None:
+                self._arm()
 
     def on_message_begin(self) -> None:
-        self._header_bytes = 0
+        self._receiving = True
+        self._headers_complete = False
+        self._head_bytes = 0
         super().on_message_begin()
 
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
-        if len(self.headers) > MAX_HEADERS:
-            self._refuse(HeadersTooLarge(f"a request may have {MAX_HEADERS} headers"))
-
     def on_headers_complete(self) -> None:
-        if not self._refused:
+        self._headers_complete = True
+        if not self._refused and not self._head_refused():
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -68,20 +76,26 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._disarm()
+        self._received()
         if not self._refused:
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(ValidationFailed("this is not a valid HTTP/1.1 request"))
 
-    def _count(self, size: int) -> None:
-        self._header_bytes += size
-        if self._header_bytes > MAX_HEADER_BYTES:
+    def _head_refused(self) -> bool:
+        if len(self.headers) > MAX_HEADERS:
+            self._refuse(HeadersTooLarge(f"a request may have {MAX_HEADERS} headers"))
+        elif len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > MAX_HEADER_BYTES:
             self._refuse(HeadersTooLarge(f"the request line and headers may have {MAX_HEADER_BYTES} bytes"))
+        return self._refused
+
+    def _received(self) -> None:
+        self._receiving = False
+        self._disarm()
 
     def _arm(self) -> None:
-        self._deadline = self.loop.call_later(self.receive_timeout_seconds, self._too_slow)
+        self._deadline = self.loop.call_later(self.limits.receive_timeout_seconds, self._too_slow)
 
     def _disarm(self) -> None:
         if self._deadline is not None:
@@ -90,7 +104,8 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._deadline = None
-        self._refuse(RequestTimeout(f"send the whole request within {self.receive_timeout_seconds:g} seconds"))
+        seconds = self.limits.receive_timeout_seconds
+        self._refuse(RequestTimeout(f"send the whole request within {seconds:g} seconds"))
 
     def _refuse(self, error: LoopaiError) -> None:
         """Answers on the wire, where no application can, and closes."""
@@ -110,9 +125,3 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
             )
             self.transport.write(STATUS_LINE[status_of(error)] + head.encode() + body)
         self.transport.close()
-
-
-def protocol_class(receive_timeout_seconds: float, max_connections: int) -> type[LoopaiHttpProtocol]:
-    """The protocol with the settings of this process, for uvicorn's ``http`` option."""
-    settings = {"receive_timeout_seconds": receive_timeout_seconds, "max_connections": max_connections}
-    return type("ConfiguredHttpProtocol", (LoopaiHttpProtocol,), settings)

@@ -1,5 +1,7 @@
 """What the api can be told (``LOOPAI_API_…``)."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from loopai_common.runtime.settings import ServiceSettings
@@ -33,3 +35,6 @@ class ApiSettings(ServiceSettings):
         description="Unanswered frames above which further executions are gathered into larger ones.",
     )
     max_connections: int = Field(default=10_000, ge=1, description="Open connections; 503 above that.")
+    fast_lane: Literal["on", "off"] = Field(
+        default="on", description="`off` sends every execute request through the ordinary route."
+    )

@@ -14,6 +14,8 @@ from loopai_api.execution.bus import BusFrameSender
 from loopai_api.execution.engine import ExecutionEngine
 from loopai_api.execution.metrics import ExecutionMetrics, HttpMetrics
 from loopai_api.execution.service import ExecutionService
+from loopai_api.fastlane.lane import FastLane
+from loopai_api.protocol import ConnectionLimits
 from loopai_api.routes.artifacts import artifact_routes
 from loopai_api.routes.executions import execution_routes
 from loopai_api.routes.health import health_api_routes
@@ -73,7 +75,8 @@ def build(settings: ApiSettings) -> Edge:
             health_api_routes(V1, readiness, registry),
         ],
     )
-    return Edge(app, http_metrics)
+    limits = ConnectionLimits(settings.receive_timeout_seconds, settings.max_connections)
+    return Edge(app, http_metrics, limits, FastLane(engine, http_metrics, settings.default_timeout_ms))
 
 
 def _refuse_open_address(host: str) -> None:

@@ -1,0 +1,214 @@
+"""The fast lane's way in and out: a hot request takes the face of uvicorn's ``RequestResponseCycle``.
+
+With that face, the order of pipelined answers, graceful shutdown and disconnects stay uvicorn's. A request is hot when
+it is a plain ``POST …/execute``: HTTP/1.1 with keep-alive, ``application/json``, a declared length within the limit, no
+expectation, encoding or preference, and nothing before it on the connection still being answered.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from loopai_api.execution.engine import Execution
+from loopai_api.execution.rendering import render_execution
+from loopai_api.execution.requests import frame_item, parse_execute
+from loopai_api.fastlane.lane import FastLane
+from loopai_api.problems import RETRY_AFTER_SECONDS, error_body, status_of
+from loopai_api.protocol import LoopaiHttpProtocol
+from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup
+from loopai_common.errors import LoopaiError
+from loopai_common.identifiers import new_id
+from loopai_common.runtime.context import is_correlation_id
+
+_UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"content-encoding", b"prefer", b"upgrade", b"connection"})
+
+
+class _NoEvent:
+    """uvicorn sets the message event of a cycle whose connection ends; nobody waits for a hot one's."""
+
+    def set(self) -> None: ...
+
+
+class HotCycle(Execution):
+    """One hot request, from its headers to its answer."""
+
+    __slots__ = (
+        "body",
+        "correlation_id",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "protocol",
+        "response_complete",
+        "response_started",
+        "started",
+    )
+
+    message_event = _NoEvent()
+
+    def __init__(self, protocol: "FastLaneProtocol", task: str) -> None:
+        self.protocol = protocol
+        self.task = task
+        self.body = b""
+        self.correlation_id = ""
+        self.more_body = True
+        self.response_started = False
+        self.response_complete = False
+        self.disconnected = False
+        self.keep_alive = True
+        self.started = time.perf_counter()
+
+    def run(self, sent_correlation_id: str | None) -> None:
+        """Submits the request, or answers what is wrong with it."""
+        lane = self.protocol.lane
+        execution_id = new_id()
+        self.correlation_id = sent_correlation_id or execution_id
+        try:
+            request = parse_execute(self.body, self.task)
+            item = frame_item(request, lane.default_timeout_ms, execution_id=execution_id, sent=sent_correlation_id)
+            self.prepare(self.task, request.version or 0, item, len(self.body))
+            lane.engine.submit(self)
+        except LoopaiError as error:
+            self.failed(error)
+
+    def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
+        try:
+            body = render_execution(self.item, group, answer)
+        except LoopaiError as error:
+            self.failed(error)
+        else:
+            self._respond(200, b"", body)
+
+    def failed(self, error: LoopaiError) -> None:
+        status = status_of(error)
+        retry = b"retry-after: %b\r\n" % RETRY_AFTER_SECONDS.encode() if status == 503 else b""
+        self._respond(status, retry, error_body(error.code, error.message, self.correlation_id, error.details))
+
+    def _respond(self, status: int, extra: bytes, body: bytes) -> None:
+        protocol = self.protocol
+        protocol.lane.observe(status, self.started)
+        self.response_started = self.response_complete = True
+        if self.disconnected or protocol.transport.is_closing():
+            return
+        close = b"" if self.keep_alive else b"connection: close\r\n"
+        protocol.transport.write(
+            b"%bcontent-length: %d\r\n%bcontent-type: application/json\r\nx-correlation-id: %b\r\n"
+            b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n%b\r\n%b"
+            % (STATUS_LINE[status], len(body), extra, self.correlation_id.encode("latin-1"), close, body)
+        )
+        if not self.keep_alive:
+            protocol.transport.close()
+        protocol.on_hot_response_complete()
+
+
+class FastLaneProtocol(LoopaiHttpProtocol):
+    """One connection. The application carries the lane: ``app.lane`` is the process's :class:`FastLane`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lane: FastLane = self.config.loaded_app.lane
+        self._sent_correlation_id: str | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._last_answer = 0.0
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Leaves uvicorn's scope dictionary for later: a hot request needs none."""
+        self.url = b""
+        self.headers = []
+        self._receiving = True
+        self._headers_complete = False
+        self._head_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._headers_complete = True
+        if self._refused or self._head_refused():
+            return
+        task = self._hot_task()
+        if task is None:
+            self._go_ordinary()
+        else:
+            self.cycle = HotCycle(self, task)  # type: ignore[assignment]  # it has the face that uvicorn looks at
+
+    def _go_ordinary(self) -> None:
+        """Lets uvicorn see the request from its beginning."""
+        url, headers = self.url, self.headers
+        super().on_message_begin()
+        self.url = url
+        for name, value in headers:
+            super().on_header(name, value)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        cycle: Any = self.cycle
+        if type(cycle) is HotCycle and cycle.more_body:
+            cycle.body = cycle.body + body if cycle.body else body
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        cycle: Any = self.cycle
+        if type(cycle) is HotCycle and cycle.more_body:
+            self._received()
+            cycle.more_body = False
+            cycle.run(self._sent_correlation_id)
+        else:
+            super().on_message_complete()
+
+    def on_hot_response_complete(self) -> None:
+        """Goes on with what was pipelined behind a hot request, or lets the connection idle."""
+        if self.pipeline:
+            self.on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self._last_answer = self.loop.time()
+        if self._idle is None:
+            self._idle = self.loop.call_later(self.timeout_keep_alive, self._check_idle)
+
+    def _check_idle(self) -> None:
+        """One timer for each connection instead of one for each request."""
+        self._idle = None
+        if self.transport.is_closing():
+            return
+        left = self._last_answer + self.timeout_keep_alive - self.loop.time()
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if busy or left > 0 or self._receiving:
+            self._idle = self.loop.call_later(max(left, 1.0), self._check_idle)
+        else:
+            self.transport.close()
+
+    def _hot_task(self) -> str | None:
+        cycle = self.cycle
+        if (cycle is not None and not cycle.response_complete) or self.pipeline:
+            return None
+        parser = self.parser
+        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+            return None
+        task = self.lane.task_of(self.url)
+        if task is None:
+            return None
+        length = 0
+        content_type = correlation_id = None
+        for name, value in self.headers:
+            if name == b"content-type":
+                content_type = value
+            elif name == b"content-length":
+                length = int(value)
+            elif name == b"x-correlation-id":
+                correlation_id = value.decode("latin-1")
+            elif name in _UNUSUAL and not (name == b"connection" and value.lower() == b"keep-alive"):
+                return None
+        if content_type != b"application/json" or not 0 < length <= self.lane.max_body_bytes:
+            return None
+        self._sent_correlation_id = correlation_id if is_correlation_id(correlation_id) else None
+        return task

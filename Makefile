@@ -1,4 +1,5 @@
 # Every command a person types. `make up` and `make test` need only python3 (>= 3.11) and make.
+# ARGS goes to the command: make up ARGS="--port 9000", make test ARGS="-k store".
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -20,16 +21,16 @@ $(STAMP): requirements.lock $(addsuffix /pyproject.toml,$(MEMBERS))
 	@touch $(STAMP)
 
 up: $(STAMP) ## Run the whole product; Ctrl-C stops it
-	@$(BIN)/loopai up
+	@exec $(BIN)/loopai up $(ARGS)
 
 down: $(STAMP) ## Stop what `make up` started in another terminal
-	@$(BIN)/loopai down
+	@$(BIN)/loopai down $(ARGS)
 
 demo: $(STAMP) ## Learn a spam filter from real messages and run it
-	@$(BIN)/loopai demo
+	@exec $(BIN)/loopai demo $(ARGS)
 
 test: $(STAMP) ## Run every test, against real servers started by the tests
-	@$(BIN)/python -m tests.support.run
+	@$(BIN)/python -m tests.support.run $(ARGS)
 
 check: format lint types imports unit contract ## What a change must pass before it is pushed
 
@@ -52,7 +53,7 @@ contract: $(STAMP)
 	@$(BIN)/pytest -q -n 2 tests/contract
 
 bench: $(STAMP) ## Measure CPU per request and latencies, beside a baseline
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 lock: ## Renew requirements.lock (needs uv)
 	uv lock --upgrade

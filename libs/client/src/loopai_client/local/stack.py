@@ -1,0 +1,108 @@
+"""The whole product on one machine: which processes it has, how each is told about the others, and in what order."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from loopai_client.local.nats_server import find_nats_server, free_port, nats_config
+from loopai_client.local.ports import require_free
+from loopai_client.local.probes import http_ready, nats_ready
+from loopai_client.local.supervisor import ProcessSpec, Report, Supervisor
+
+DEFAULT_DATA_DIR: Final = Path(".loopai")
+DEFAULT_PORT: Final = 8080
+
+_LOOPBACK: Final = "127.0.0.1"
+_EVERY_ADDRESS: Final = {"0.0.0.0": _LOOPBACK, "::": "::1"}
+
+
+@dataclass(frozen=True, slots=True)
+class StackSettings:
+    """What a local stack can be told; ``nats_url`` ``None`` starts a server."""
+
+    data_dir: Path = DEFAULT_DATA_DIR
+    host: str = _LOOPBACK
+    port: int = DEFAULT_PORT
+    nats_url: str | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the API can be reached from this machine."""
+        return _EVERY_ADDRESS.get(self.host, self.host)
+
+    @property
+    def url(self) -> str:
+        """The API's URL on this machine."""
+        return f"http://{f'[{self.address}]' if ':' in self.address else self.address}:{self.port}"
+
+
+class Stack:
+    """A planned local stack: its addresses, and the supervisor that runs it."""
+
+    def __init__(self, settings: StackSettings, report: Report) -> None:
+        """Plans the stack and writes the configuration of its NATS server.
+
+        Raises :class:`~loopai_client.local.ports.PortTaken` when the API's port is, and
+        :class:`~loopai_client.local.nats_server.ServerFailed` when there is no nats-server to start.
+        """
+        self.data_dir = settings.data_dir.resolve()
+        self.logs = self.data_dir / "logs"
+        self.url = settings.url
+        require_free(settings.host, settings.port)
+        stages = []
+        if settings.nats_url is None:
+            nats_port = free_port()
+            self.nats_url = f"nats://{_LOOPBACK}:{nats_port}"
+            stages.append([_nats(self.data_dir / "nats", nats_port)])
+        else:
+            self.nats_url = settings.nats_url
+        stages.append(self._services(settings))
+        self.supervisor = Supervisor(stages, self.logs, report)
+
+    def _services(self, settings: StackSettings) -> list[ProcessSpec]:
+        generator_port = free_port()
+        return [
+            self._service("artifact-store", free_port()),
+            self._service("generator", generator_port),
+            self._service("executor", free_port(), **_sandbox()),
+            self._service("generator-proxy", free_port(), GENERATOR_URL=f"http://{_LOOPBACK}:{generator_port}"),
+            self._service("api", settings.port, host=settings.host, address=settings.address),
+        ]
+
+    def _service(
+        self, name: str, port: int, *, host: str = _LOOPBACK, address: str = _LOOPBACK, **more: str
+    ) -> ProcessSpec:
+        prefix = f"LOOPAI_{name.replace('-', '_').upper()}"
+        return ProcessSpec(
+            name,
+            (sys.executable, "-m", f"loopai_{name.replace('-', '_')}.main"),
+            http_ready(address, port),
+            {
+                "LOOPAI_NATS_URL": self.nats_url,
+                "LOOPAI_DATA_DIR": str(self.data_dir),
+                "LOOPAI_LOG_FORMAT": "json",
+                f"{prefix}_HOST": host,
+                f"{prefix}_PORT": str(port),
+                **more,
+            },
+        )
+
+
+def sandboxed() -> bool:
+    """Whether programs run in the full sandbox, which needs the Linux kernel."""
+    return sys.platform == "linux"
+
+
+def _sandbox() -> dict[str, str]:
+    return {} if sandboxed() else {"LOOPAI_EXECUTOR_SANDBOX": "degraded"}
+
+
+def _nats(directory: Path, port: int) -> ProcessSpec:
+    directory.mkdir(parents=True, exist_ok=True)
+    config = directory / "nats-server.conf"
+    config.write_text(nats_config(directory, _LOOPBACK, port))
+    return ProcessSpec(
+        "nats-server", (os.fspath(find_nats_server()), "-c", os.fspath(config)), nats_ready(_LOOPBACK, port)
+    )

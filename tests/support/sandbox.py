@@ -1,0 +1,95 @@
+"""Programs, sinks and pools for the tests of the sandbox."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from loopai_common.contracts.frames import AnswerKind
+from loopai_executor.domain import Counts, Job, Program
+from loopai_executor.sandbox.pool import Pool, PoolLimits
+
+PATIENCE_SECONDS = 30.0
+"""Longer than anything takes on a busy machine; reached only when something hangs."""
+
+LIMITS = PoolLimits(
+    memory_bytes=64 << 20,
+    output_bytes=1 << 20,
+    load_timeout_ms=2000,
+    max_programs=16,
+    max_queued_items=10_000,
+    spare_workers=2,
+    degraded=False,
+)
+
+
+def program(code: str, *, task: str = "task", version: int = 1, **changes: Any) -> Program:
+    """A program for the pool."""
+    values: dict[str, Any] = {
+        "task_id": task,
+        "task_name": task,
+        "program_id": f"program-of-{task}",
+        "version": version,
+        "code": code,
+        "entry_point": "run",
+        "input_schema": True,
+        "output_schema": True,
+        "sampling_rate": 0.0,
+    }
+    return Program(**(values | changes))
+
+
+class Gathered:
+    """A sink that keeps what it is told, as ``(kind, decoded payload)``."""
+
+    def __init__(self, count: int, deadline: float = math.inf) -> None:
+        self.deadline = deadline
+        self.answers: list[tuple[int, Any]] = [(-1, None)] * count
+        self._left = count
+        self.done = asyncio.get_running_loop().create_future()
+
+    def answer(self, job: Job, kind: int, payload: msgspec.Raw, latency_us: int) -> None:
+        assert self.answers[job.index] == (-1, None), "answered twice"
+        self.answers[job.index] = (AnswerKind(kind), msgspec.json.decode(payload))
+        self._left -= 1
+        if self._left == 0 and not self.done.done():
+            self.done.set_result(None)
+
+
+def submit(
+    pool: Pool, target: Program, inputs: Sequence[Any], *, timeout_ms: int = 1000, deadline: float = math.inf
+) -> Gathered:
+    """Submits inputs, given as JSON bytes or as values."""
+    sink = Gathered(len(inputs), deadline)
+    raws = [msgspec.Raw(i if isinstance(i, bytes) else msgspec.json.encode(i)) for i in inputs]
+    pool.submit(target, [Job(sink, index, timeout_ms, False, raw) for index, raw in enumerate(raws)])
+    return sink
+
+
+async def run(pool: Pool, target: Program, inputs: Sequence[Any], **options: Any) -> list[tuple[int, Any]]:
+    """Submits inputs and waits for all answers."""
+    sink = submit(pool, target, inputs, **options)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await sink.done
+    return sink.answers
+
+
+async def eventually(condition: Callable[[], Any]) -> None:
+    """Waits until ``condition`` holds."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def started_pool(limits: PoolLimits = LIMITS, **options: Any) -> AsyncIterator[Pool]:
+    """A pool that runs, with ``counts`` of its own."""
+    pool = Pool(limits, Counts(), **options)
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.stop()

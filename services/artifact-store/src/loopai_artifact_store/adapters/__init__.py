@@ -1,0 +1,1 @@
+"""One module a technology; only the composition root imports them."""

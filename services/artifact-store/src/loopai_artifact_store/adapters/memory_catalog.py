@@ -1,0 +1,164 @@
+"""The catalog in memory, for tests: the same behaviour, nothing survives."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+from loopai_artifact_store.domain import (
+    Activation,
+    Artifact,
+    Backlog,
+    Census,
+    Change,
+    Decision,
+    Event,
+    Generation,
+    IdempotencyClaim,
+    Page,
+    Task,
+    TaskCreation,
+    TaskKey,
+    TaskState,
+    artifact_not_found,
+    take_page,
+    task_not_found,
+)
+from loopai_common.contracts.artifacts import ArtifactStatus
+from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version
+from loopai_common.contracts.tasks import TaskStatus
+from loopai_common.errors import IdempotencyKeyReused, TaskAlreadyExists
+
+
+@dataclass(slots=True)
+class _Record:
+    task: Task
+    examples: str
+    artifacts: list[Artifact] = field(default_factory=list)
+    activations: list[Activation] = field(default_factory=list)
+    generations: dict[GenerationId, Generation] = field(default_factory=dict)
+
+    def all_artifacts(self) -> list[Artifact]:
+        return [replace(known, active=known.version == self.task.active_version) for known in self.artifacts]
+
+    def artifact(self, version: Version) -> Artifact | None:
+        return next((known for known in self.all_artifacts() if known.version == version), None)
+
+
+class MemoryCatalog:
+    """A catalog whose transactions are atomic because nothing in them waits."""
+
+    def __init__(self) -> None:
+        self._records: dict[TaskId, _Record] = {}
+        self._ids: dict[str, TaskId] = {}
+        self._claims: dict[str, tuple[IdempotencyClaim, TaskId]] = {}
+        self._outbox: dict[str, Event] = {}
+
+    async def create_task(self, creation: TaskCreation) -> TaskId:
+        await asyncio.sleep(0)
+        claim, task = creation.claim, creation.task
+        if claim is not None and claim.key in self._claims:
+            known, task_id = self._claims[claim.key]
+            if known != claim:
+                raise IdempotencyKeyReused("the idempotency key was used before with another definition")
+            return task_id
+        if task.name in self._ids:
+            raise TaskAlreadyExists(f"there is a task named '{task.name}' already")
+        self._records[task.id] = _Record(task, creation.examples)
+        self._ids[task.name] = task.id
+        if claim is not None:
+            self._claims[claim.key] = (claim, task.id)
+        self._outbox[creation.event.id] = creation.event
+        return task.id
+
+    async def change_task(
+        self,
+        key: TaskKey,
+        decide: Decision,
+        *,
+        generation_id: GenerationId | None = None,
+        version: Version | None = None,
+    ) -> Change:
+        await asyncio.sleep(0)
+        record = self._record(key)
+        generation = None if generation_id is None else record.generations.get(generation_id)
+        target = None if version is None else record.artifact(version)
+        change = decide(TaskState(record.task, generation, target))
+        record.task = change.task
+        if change.artifact is not None:
+            record.artifacts.append(change.artifact)
+        if change.activation is not None:
+            record.activations.append(change.activation)
+            index = change.activation.to_version - 1
+            record.artifacts[index] = replace(record.artifacts[index], deployed_at=change.activation.at)
+        if change.generation is not None:
+            record.generations[change.generation.id] = change.generation
+        self._outbox.update({event.id: event for event in change.events})
+        return change
+
+    async def task(self, key: TaskKey) -> Task:
+        return self._record(key).task
+
+    async def examples(self, task_id: TaskId) -> str:
+        return self._record(task_id).examples
+
+    async def tasks(
+        self, *, after: TaskId | None, limit: int, status: TaskStatus | None, name_prefix: str | None
+    ) -> Page[Task]:
+        ordered = (self._records[task_id].task for task_id in sorted(self._records))
+        matching = (
+            task
+            for task in ordered
+            if (after is None or task.id > after)
+            and (status is None or task.status is status)
+            and task.name.startswith(name_prefix or "")
+        )
+        return take_page(matching, limit, lambda task: task.size_bytes)
+
+    async def artifact(self, task: Task, version: Version) -> Artifact:
+        found = self._record(task.id).artifact(version)
+        if found is None:
+            raise artifact_not_found(task, version)
+        return found
+
+    async def artifacts(self, task_id: TaskId, *, after: Version, limit: int) -> Page[Artifact]:
+        record = self._records.get(task_id)
+        found = () if record is None else record.all_artifacts()[after:]
+        return take_page(found, limit, lambda artifact: len(artifact.document.model_dump_json()))
+
+    async def activations(self, task_id: TaskId) -> tuple[Activation, ...]:
+        record = self._records.get(task_id)
+        return () if record is None else tuple(record.activations)
+
+    async def digests(self, task_id: TaskId) -> frozenset[Digest]:
+        record = self._records.get(task_id)
+        return frozenset() if record is None else frozenset(a.document.digest for a in record.artifacts)
+
+    async def pending_events(self, limit: int) -> tuple[Event, ...]:
+        return tuple(self._outbox.values())[:limit]
+
+    async def remove_events(self, ids: Sequence[str]) -> None:
+        for event_id in ids:
+            self._outbox.pop(event_id, None)
+
+    async def backlog(self) -> Backlog:
+        waiting = list(self._outbox.values())
+        return Backlog(len(waiting), waiting[0].origin.at if waiting else None)
+
+    async def census(self) -> Census:
+        tasks = dict.fromkeys(TaskStatus, 0)
+        artifacts = dict.fromkeys(ArtifactStatus, 0)
+        for record in self._records.values():
+            tasks[record.task.status] += 1
+            for artifact in record.all_artifacts():
+                artifacts[artifact.status] += 1
+        return Census(tasks, artifacts)
+
+    async def check(self) -> None:
+        return None
+
+    def _record(self, key: TaskKey) -> _Record:
+        task_id = TaskId(key) if isinstance(key, UUID) else self._ids.get(key)
+        if task_id is None or task_id not in self._records:
+            raise task_not_found(key)
+        return self._records[task_id]

@@ -1,0 +1,47 @@
+"""Programs in memory, for tests: the same behaviour, nothing survives."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from loopai_artifact_store.domain import checked_digest, digest_of
+from loopai_artifact_store.ports import StoredProgram
+from loopai_common.contracts.base import Digest, TaskId, Version
+from loopai_common.errors import ArtifactCorrupt, ArtifactNotFound
+
+
+class MemoryStorage:
+    """Programs in dictionaries; :attr:`contents` and :attr:`labels` are open to tests."""
+
+    def __init__(self) -> None:
+        self.contents: dict[tuple[TaskId, Digest], bytes] = {}
+        self.labels: dict[tuple[TaskId, str], Digest] = {}
+        self._touched: dict[tuple[TaskId, Digest], datetime] = {}
+
+    async def put(self, task_id: TaskId, digest: Digest, content: bytes) -> None:
+        key = (task_id, checked_digest(digest))
+        self.contents[key] = content
+        self._touched[key] = datetime.now(UTC)
+
+    async def get(self, task_id: TaskId, digest: Digest) -> bytes:
+        content = self.contents.get((task_id, checked_digest(digest)))
+        if content is None:
+            raise ArtifactNotFound(f"program {digest} of task {task_id} is not stored")
+        if digest_of(content) != digest:
+            raise ArtifactCorrupt(f"the stored bytes of program {digest} of task {task_id} do not match the digest")
+        return content
+
+    async def delete(self, task_id: TaskId, digest: Digest) -> None:
+        self.contents.pop((task_id, checked_digest(digest)), None)
+
+    async def label(self, task_id: TaskId, version: Version, digest: Digest) -> None:
+        self.labels[task_id, f"{version:06d}"] = checked_digest(digest)
+
+    async def label_active(self, task_id: TaskId, version: Version) -> None:
+        self.labels[task_id, "active"] = self.labels[task_id, f"{version:06d}"]
+
+    async def stored(self) -> AsyncIterator[StoredProgram]:
+        for task_id, digest in list(self.contents):
+            yield StoredProgram(task_id, digest, self._touched[task_id, digest])
+
+    async def check(self) -> None:
+        return None

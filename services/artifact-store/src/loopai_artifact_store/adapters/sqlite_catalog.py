@@ -1,0 +1,537 @@
+"""The catalog in one SQLite file. Any number of processes may share the file; their writers take turns.
+
+Write-ahead log with ``synchronous=FULL``: a commit that returned survives a power cut. Writers begin ``IMMEDIATE``, so
+that what a decision is made on cannot change before its outcome is stored.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from loopai_artifact_store.domain import (
+    Activation,
+    Artifact,
+    Backlog,
+    Census,
+    Change,
+    Decision,
+    Event,
+    Generation,
+    Origin,
+    Page,
+    Task,
+    TaskCreation,
+    TaskKey,
+    TaskState,
+    artifact_not_found,
+    artifact_status,
+    take_page,
+    task_not_found,
+)
+from loopai_artifact_store.ports import Timer
+from loopai_common.contracts.artifacts import ArtifactStatus, ProgramArtifact
+from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version, format_timestamp
+from loopai_common.contracts.tasks import TaskStatus
+from loopai_common.errors import IdempotencyKeyReused, StoreUnavailable, TaskAlreadyExists
+
+T = TypeVar("T")
+
+_BUSY_SECONDS = 5.0
+_BUSY_POLL_SECONDS = 0.02
+
+# One entry a schema version, only ever appended to.
+_MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE tasks (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        description TEXT NOT NULL,
+        input_schema TEXT NOT NULL,
+        output_schema TEXT NOT NULL,
+        total_examples INTEGER NOT NULL,
+        accuracy_target REAL NOT NULL,
+        latency_target_ms INTEGER NOT NULL,
+        sampling_rate REAL NOT NULL,
+        status TEXT NOT NULL,
+        status_reason TEXT,
+        active_version INTEGER,
+        total_versions INTEGER NOT NULL,
+        created_at TEXT NOT NULL,
+        updated_at TEXT NOT NULL,
+        FOREIGN KEY (id, active_version) REFERENCES artifacts (task_id, version) DEFERRABLE INITIALLY DEFERRED
+    ) STRICT;
+    CREATE INDEX tasks_by_status ON tasks (status, id);
+    CREATE TABLE examples (
+        task_id TEXT PRIMARY KEY REFERENCES tasks (id),
+        examples TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE artifacts (
+        task_id TEXT NOT NULL REFERENCES tasks (id),
+        version INTEGER NOT NULL CHECK (version >= 1),
+        generation_id TEXT NOT NULL,
+        digest TEXT NOT NULL,
+        verdict TEXT NOT NULL,
+        deployed_at TEXT,
+        document TEXT NOT NULL,
+        PRIMARY KEY (task_id, version),
+        UNIQUE (task_id, generation_id)
+    ) STRICT;
+    CREATE TABLE activations (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        task_id TEXT NOT NULL,
+        at TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        from_version INTEGER,
+        to_version INTEGER NOT NULL,
+        percentage REAL NOT NULL,
+        reason TEXT NOT NULL,
+        FOREIGN KEY (task_id, to_version) REFERENCES artifacts (task_id, version)
+    ) STRICT;
+    CREATE INDEX activations_by_task ON activations (task_id, sequence);
+    CREATE TABLE generations (
+        task_id TEXT NOT NULL REFERENCES tasks (id),
+        id TEXT NOT NULL,
+        version INTEGER,
+        PRIMARY KEY (task_id, id),
+        FOREIGN KEY (task_id, version) REFERENCES artifacts (task_id, version)
+    ) STRICT;
+    CREATE TABLE idempotency_keys (
+        key TEXT PRIMARY KEY,
+        definition_digest TEXT NOT NULL,
+        task_id TEXT NOT NULL REFERENCES tasks (id),
+        created_at TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE outbox (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        subject TEXT NOT NULL,
+        task_id TEXT NOT NULL,
+        body TEXT NOT NULL,
+        at TEXT NOT NULL,
+        correlation_id TEXT NOT NULL,
+        traceparent TEXT NOT NULL
+    ) STRICT;
+    """,
+)
+
+
+def prepare_catalog(path: Path) -> None:
+    """Makes the file where it is missing and brings its schema up to date. Safe for several processes at once.
+
+    Raises :class:`StoreUnavailable` when the file cannot be written or is newer than this program.
+    """
+    with _translated(), closing(_connect(path)) as connection:
+        _enter_wal_mode(connection)
+        with _transaction(connection):
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > len(_MIGRATIONS):
+                raise StoreUnavailable("the catalog was written by a newer release; start that release")
+            for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
+                for statement in script.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {number}")
+
+
+class SqliteCatalog:
+    """A catalog in the file that :func:`prepare_catalog` made. Reads run beside writes, each in a thread of its own."""
+
+    def __init__(self, path: Path, timer: Timer) -> None:
+        self._timer = timer
+        self._writer = _Lane(path, "catalog-writer")
+        self._reader = _Lane(path, "catalog-reader")
+
+    async def close(self) -> None:
+        """Finishes what is running and closes the file."""
+        await self._reader.close()
+        await self._writer.close()
+
+    async def create_task(self, creation: TaskCreation) -> TaskId:
+        def work(connection: sqlite3.Connection) -> TaskId:
+            claim, task = creation.claim, creation.task
+            if claim is not None:
+                row = connection.execute(
+                    "SELECT definition_digest, task_id FROM idempotency_keys WHERE key = ?", (claim.key,)
+                ).fetchone()
+                if row is not None:
+                    if row["definition_digest"] != claim.definition_digest:
+                        raise IdempotencyKeyReused("the idempotency key was used before with another definition")
+                    return TaskId(UUID(row["task_id"]))
+            if connection.execute("SELECT 1 FROM tasks WHERE name = ?", (task.name,)).fetchone() is not None:
+                raise TaskAlreadyExists(f"there is a task named '{task.name}' already")
+            _insert(connection, "tasks", _task_row(task))
+            _insert(connection, "examples", {"task_id": str(task.id), "examples": creation.examples})
+            if claim is not None:
+                _insert(
+                    connection,
+                    "idempotency_keys",
+                    {
+                        "key": claim.key,
+                        "definition_digest": claim.definition_digest,
+                        "task_id": str(task.id),
+                        "created_at": format_timestamp(task.created_at),
+                    },
+                )
+            _insert(connection, "outbox", _event_row(creation.event))
+            return task.id
+
+        return await self._write("create_task", work)
+
+    async def change_task(
+        self,
+        key: TaskKey,
+        decide: Decision,
+        *,
+        generation_id: GenerationId | None = None,
+        version: Version | None = None,
+    ) -> Change:
+        def work(connection: sqlite3.Connection) -> Change:
+            task = _find_task(connection, key)
+            generation = None if generation_id is None else _find_generation(connection, task.id, generation_id)
+            target = None if version is None else _find_artifact(connection, task.id, version)
+            change = decide(TaskState(task, generation, target))
+            _apply(connection, task, change)
+            return change
+
+        return await self._write("change_task", work)
+
+    async def task(self, key: TaskKey) -> Task:
+        return await self._read("task", lambda connection: _find_task(connection, key))
+
+    async def examples(self, task_id: TaskId) -> str:
+        def work(connection: sqlite3.Connection) -> str:
+            row = connection.execute("SELECT examples FROM examples WHERE task_id = ?", (str(task_id),)).fetchone()
+            if row is None:
+                raise task_not_found(task_id)
+            return str(row["examples"])
+
+        return await self._read("examples", work)
+
+    async def tasks(
+        self, *, after: TaskId | None, limit: int, status: TaskStatus | None, name_prefix: str | None
+    ) -> Page[Task]:
+        conditions, values = ["id > ?"], ["" if after is None else str(after)]
+        if status is not None:
+            conditions.append("status = ?")
+            values.append(status.value)
+        if name_prefix:
+            conditions.append("substr(name, 1, length(?)) = ?")
+            values += [name_prefix, name_prefix]
+        query = f"SELECT * FROM tasks WHERE {' AND '.join(conditions)} ORDER BY id"  # noqa: S608  # constants only
+
+        def work(connection: sqlite3.Connection) -> Page[Task]:
+            with closing(connection.execute(query, values)) as rows:
+                return take_page(map(_task, rows), limit, lambda task: task.size_bytes)
+
+        return await self._read("tasks", work)
+
+    async def artifact(self, task: Task, version: Version) -> Artifact:
+        def work(connection: sqlite3.Connection) -> Artifact:
+            found = _find_artifact(connection, task.id, version)
+            if found is None:
+                raise artifact_not_found(task, version)
+            return found
+
+        return await self._read("artifact", work)
+
+    async def artifacts(self, task_id: TaskId, *, after: Version, limit: int) -> Page[Artifact]:
+        def work(connection: sqlite3.Connection) -> Page[Artifact]:
+            query = f"{_SELECT_ARTIFACT} AND artifacts.version > ? ORDER BY artifacts.version"
+            with closing(connection.execute(query, (str(task_id), after))) as rows:
+                page = take_page(rows, limit, lambda row: len(row["document"]))
+            return Page(tuple(map(_artifact, page.items)), page.more)
+
+        return await self._read("artifacts", work)
+
+    async def activations(self, task_id: TaskId) -> tuple[Activation, ...]:
+        def work(connection: sqlite3.Connection) -> tuple[Activation, ...]:
+            rows = connection.execute("SELECT * FROM activations WHERE task_id = ? ORDER BY sequence", (str(task_id),))
+            return tuple(map(_activation, rows))
+
+        return await self._read("activations", work)
+
+    async def digests(self, task_id: TaskId) -> frozenset[Digest]:
+        def work(connection: sqlite3.Connection) -> frozenset[Digest]:
+            rows = connection.execute("SELECT DISTINCT digest FROM artifacts WHERE task_id = ?", (str(task_id),))
+            return frozenset(Digest(row["digest"]) for row in rows)
+
+        return await self._read("digests", work)
+
+    async def pending_events(self, limit: int) -> tuple[Event, ...]:
+        def work(connection: sqlite3.Connection) -> tuple[Event, ...]:
+            return tuple(map(_event, connection.execute("SELECT * FROM outbox ORDER BY sequence LIMIT ?", (limit,))))
+
+        return await self._read("pending_events", work)
+
+    async def remove_events(self, ids: Sequence[str]) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany("DELETE FROM outbox WHERE id = ?", [(id_,) for id_ in ids])
+
+        await self._write("remove_events", work)
+
+    async def backlog(self) -> Backlog:
+        def work(connection: sqlite3.Connection) -> Backlog:
+            (events,) = connection.execute("SELECT count(*) FROM outbox").fetchone()
+            first = connection.execute("SELECT at FROM outbox ORDER BY sequence LIMIT 1").fetchone()
+            return Backlog(events, None if first is None else _moment(first["at"]))
+
+        return await self._read("backlog", work)
+
+    async def census(self) -> Census:
+        def work(connection: sqlite3.Connection) -> Census:
+            tasks = connection.execute("SELECT status, count(*) AS n FROM tasks GROUP BY status")
+            artifacts = connection.execute(
+                "SELECT verdict, deployed_at IS NOT NULL AS deployed, version IS active_version AS active,"
+                " count(*) AS n FROM artifacts JOIN tasks ON tasks.id = task_id GROUP BY 1, 2, 3"
+            )
+            counts = dict.fromkeys(ArtifactStatus, 0)
+            for row in artifacts:
+                verdict = ArtifactStatus(row["verdict"])
+                status = artifact_status(verdict, active=bool(row["active"]), deployed=bool(row["deployed"]))
+                counts[status] += row["n"]
+            known = {TaskStatus(row["status"]): row["n"] for row in tasks}
+            return Census({status: known.get(status, 0) for status in TaskStatus}, counts)
+
+        return await self._read("census", work)
+
+    async def check(self) -> None:
+        # Taking the write lock and giving it back finds a file that is read-only, locked up, or gone.
+        await self._write("check", lambda connection: None)
+
+    async def _write(self, operation: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        def transaction(connection: sqlite3.Connection) -> T:
+            with _transaction(connection):
+                return work(connection)
+
+        with self._timer(operation):
+            return await self._writer.run(transaction)
+
+    async def _read(self, operation: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        with self._timer(operation):
+            return await self._reader.run(work)
+
+
+class _Lane:
+    """One thread with a connection of its own; a connection that failed is replaced at the next use."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._connection: sqlite3.Connection | None = None
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, work)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._disconnect)
+        self._executor.shutdown()
+
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            with _translated():
+                if self._connection is None:
+                    self._connection = _connect(self._path)
+                return work(self._connection)
+        except StoreUnavailable:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _enter_wal_mode(connection: sqlite3.Connection) -> None:
+    # Changing the mode does not wait for other processes that do the same: the busy time-out does not apply to it.
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_BUSY_POLL_SECONDS)
+        else:
+            return
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        # Only these two say something about the file; the others (a broken constraint, a misuse) are bugs of ours.
+        if type(error) not in (sqlite3.OperationalError, sqlite3.DatabaseError):
+            raise
+        # SQLite's own sentence is for the log (it is the cause); callers are told its name for what happened.
+        name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
+        raise StoreUnavailable(f"the catalog cannot be used ({name}); try again") from error
+
+
+def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
+    columns, marks = ", ".join(row), ", ".join(f":{column}" for column in row)
+    connection.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)  # noqa: S608  # constants only
+
+
+def _apply(connection: sqlite3.Connection, before: Task, change: Change) -> None:
+    task_id = str(before.id)
+    if change.artifact is not None:
+        _insert(connection, "artifacts", _artifact_row(task_id, change.artifact))
+    if change.activation is not None:
+        _insert(connection, "activations", _activation_row(task_id, change.activation))
+        connection.execute(
+            "UPDATE artifacts SET deployed_at = ? WHERE task_id = ? AND version = ?",
+            (format_timestamp(change.activation.at), task_id, change.activation.to_version),
+        )
+    if change.generation is not None:
+        connection.execute(
+            "INSERT INTO generations (task_id, id, version) VALUES (?, ?, ?)"
+            " ON CONFLICT (task_id, id) DO UPDATE SET version = excluded.version",
+            (task_id, str(change.generation.id), change.generation.version),
+        )
+    if change.task != before:
+        connection.execute(
+            "UPDATE tasks SET status = ?, status_reason = ?, active_version = ?, total_versions = ?, updated_at = ?"
+            " WHERE id = ?",
+            (
+                change.task.status.value,
+                change.task.status_reason,
+                change.task.active_version,
+                change.task.total_versions,
+                format_timestamp(change.task.updated_at),
+                task_id,
+            ),
+        )
+    for event in change.events:
+        _insert(connection, "outbox", _event_row(event))
+
+
+def _find_task(connection: sqlite3.Connection, key: TaskKey) -> Task:
+    column = "id" if isinstance(key, UUID) else "name"
+    row = connection.execute(f"SELECT * FROM tasks WHERE {column} = ?", (str(key),)).fetchone()  # noqa: S608
+    if row is None:
+        raise task_not_found(key)
+    return _task(row)
+
+
+def _find_generation(connection: sqlite3.Connection, task_id: TaskId, generation_id: GenerationId) -> Generation | None:
+    row = connection.execute(
+        "SELECT version FROM generations WHERE task_id = ? AND id = ?", (str(task_id), str(generation_id))
+    ).fetchone()
+    return None if row is None else Generation(generation_id, row["version"])
+
+
+_SELECT_ARTIFACT = (
+    "SELECT artifacts.*, version IS active_version AS active"
+    " FROM artifacts JOIN tasks ON tasks.id = task_id WHERE task_id = ?"
+)
+
+
+def _find_artifact(connection: sqlite3.Connection, task_id: TaskId, version: Version) -> Artifact | None:
+    row = connection.execute(f"{_SELECT_ARTIFACT} AND version = ?", (str(task_id), version)).fetchone()
+    return None if row is None else _artifact(row)
+
+
+_TASK_COLUMNS = tuple(column.name for column in fields(Task))
+
+
+def _task_row(task: Task) -> dict[str, Any]:
+    row = {column: getattr(task, column) for column in _TASK_COLUMNS}
+    return row | {
+        "id": str(task.id),
+        "status": task.status.value,
+        "created_at": format_timestamp(task.created_at),
+        "updated_at": format_timestamp(task.updated_at),
+    }
+
+
+def _task(row: sqlite3.Row) -> Task:
+    values = {column: row[column] for column in _TASK_COLUMNS}
+    values |= {
+        "id": TaskId(UUID(row["id"])),
+        "status": TaskStatus(row["status"]),
+        "created_at": _moment(row["created_at"]),
+        "updated_at": _moment(row["updated_at"]),
+    }
+    return Task(**values)
+
+
+def _artifact_row(task_id: str, artifact: Artifact) -> dict[str, Any]:
+    document = artifact.document
+    return {
+        "task_id": task_id,
+        "version": document.version,
+        "generation_id": str(artifact.generation_id),
+        "digest": document.digest,
+        "verdict": document.status.value,
+        "deployed_at": None if artifact.deployed_at is None else format_timestamp(artifact.deployed_at),
+        "document": document.model_dump_json(),
+    }
+
+
+def _artifact(row: sqlite3.Row) -> Artifact:
+    return Artifact(
+        ProgramArtifact.model_validate_json(row["document"]),
+        GenerationId(UUID(row["generation_id"])),
+        None if row["deployed_at"] is None else _moment(row["deployed_at"]),
+        bool(row["active"]),
+    )
+
+
+def _activation_row(task_id: str, activation: Activation) -> dict[str, Any]:
+    row = {column.name: getattr(activation, column.name) for column in fields(Activation)}
+    return row | {"task_id": task_id, "at": format_timestamp(activation.at)}
+
+
+def _activation(row: sqlite3.Row) -> Activation:
+    values = {column.name: row[column.name] for column in fields(Activation)}
+    return Activation(**values | {"at": _moment(row["at"])})
+
+
+def _event_row(event: Event) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "subject": event.subject,
+        "task_id": str(event.task_id),
+        "body": event.body,
+        "at": format_timestamp(event.origin.at),
+        "correlation_id": event.origin.correlation_id,
+        "traceparent": event.origin.traceparent,
+    }
+
+
+def _event(row: sqlite3.Row) -> Event:
+    origin = Origin(_moment(row["at"]), row["correlation_id"], row["traceparent"])
+    return Event(row["id"], row["subject"], TaskId(UUID(row["task_id"])), row["body"], origin)
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

@@ -1,0 +1,105 @@
+"""Messages in, use cases, results out."""
+
+from typing import Annotated, Any
+
+from faststream import Context
+
+from loopai_artifact_store.service import ArtifactStore
+from loopai_common import json_text
+from loopai_common.contracts import subjects
+from loopai_common.contracts.artifacts import (
+    ActivateArtifact,
+    ArtifactPage,
+    FetchProgram,
+    GetArtifact,
+    ListArtifacts,
+    ProgramArtifact,
+    ProgramCode,
+    PublishArtifact,
+    ResolvedProgram,
+    ResolveProgram,
+)
+from loopai_common.contracts.tasks import (
+    CreateTask,
+    FailTask,
+    GetTask,
+    ListTasks,
+    TaskDefinition,
+    TaskPage,
+    TaskSpecification,
+    TaskSummary,
+)
+from loopai_common.runtime.broker import Bus
+
+CREATE_CONSUMER = "artifact-store-task-create"
+_CREATORS = 4
+"""Commands taken at a time: each may hold 8 MiB."""
+
+
+def register(bus: Bus, store: ArtifactStore) -> None:
+    """Declares every subject that the artifact store answers on."""
+    _register_tasks(bus, store)
+    _register_artifacts(bus, store)
+
+
+def _register_tasks(bus: Bus, store: ArtifactStore) -> None:
+    @bus.on(subjects.TASKS_CREATE)
+    async def create_task(command: CreateTask) -> TaskSpecification:
+        return await store.create_task(command)
+
+    @bus.on(subjects.TASKS_GET)
+    async def get_task(query: GetTask) -> TaskSpecification:
+        return await store.get_task(query)
+
+    @bus.on(subjects.TASKS_LIST)
+    async def list_tasks(query: ListTasks) -> TaskPage:
+        return await store.list_tasks(query)
+
+    @bus.on(subjects.TASKS_FAIL)
+    async def fail_task(command: FailTask) -> TaskSummary:
+        return await store.fail_task(command)
+
+    @bus.on_durable(
+        subjects.TASK_CREATE_COMMAND,
+        stream=subjects.COMMANDS_STREAM,
+        name=CREATE_CONSUMER,
+        concurrency=_CREATORS,
+    )
+    async def create_task_by_command(definition: TaskDefinition, message: Annotated[Any, Context()]) -> None:
+        json_text.check(message.body)  # as strict as the HTTP side: no NaN, no key twice
+        command = CreateTask.model_construct(definition=definition, idempotency_key=_idempotency_key(message))
+        await store.create_task(command)
+
+
+def _register_artifacts(bus: Bus, store: ArtifactStore) -> None:
+    @bus.on(subjects.ARTIFACTS_PUBLISH)
+    async def publish_artifact(command: PublishArtifact) -> ProgramArtifact:
+        return await store.publish(command)
+
+    @bus.on(subjects.ARTIFACTS_ACTIVATE)
+    async def activate_artifact(command: ActivateArtifact) -> ProgramArtifact:
+        return await store.activate(command)
+
+    @bus.on(subjects.ARTIFACTS_LIST)
+    async def list_artifacts(query: ListArtifacts) -> ArtifactPage:
+        return await store.list_artifacts(query)
+
+    @bus.on(subjects.ARTIFACTS_GET)
+    async def get_artifact(query: GetArtifact) -> ProgramArtifact:
+        return await store.get_artifact(query)
+
+    @bus.on(subjects.ARTIFACTS_RESOLVE)
+    async def resolve_program(query: ResolveProgram) -> ResolvedProgram:
+        return await store.resolve(query)
+
+    @bus.on(subjects.PROGRAMS_FETCH)
+    async def fetch_program(query: FetchProgram) -> ProgramCode:
+        return await store.fetch_program(query)
+
+
+def _idempotency_key(message: Any) -> str:
+    """The same for every delivery of a command: the sender's message id, else the message's place in the stream."""
+    sent_id = message.headers.get(subjects.MESSAGE_ID_HEADER)
+    metadata = message.raw_message.metadata
+    # A stream that was made anew counts from 1 again; the time keeps its messages apart from the old ones.
+    return f"command:{sent_id or f'{metadata.sequence.stream}@{metadata.timestamp.isoformat()}'}"

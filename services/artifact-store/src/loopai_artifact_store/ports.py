@@ -1,0 +1,155 @@
+"""What the use cases need from the world. Every adapter of a port passes the same behaviour suite."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from loopai_artifact_store.domain import (
+    Activation,
+    Artifact,
+    Backlog,
+    Census,
+    Change,
+    Decision,
+    Event,
+    Page,
+    Task,
+    TaskCreation,
+    TaskKey,
+)
+from loopai_common.contracts.artifacts import SynthesisStrategy
+from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version
+from loopai_common.contracts.tasks import TaskStatus
+
+Timer = Callable[[str], AbstractContextManager[None]]
+"""Measures one operation of an adapter, named by a word from a closed set."""
+
+
+class Catalog(Protocol):
+    """Tasks, versions, the active pointer and its history, idempotency keys, and the outbox.
+
+    All concurrency is settled here: what changes together changes in one transaction, and a method that returned has
+    stored durably. Every method raises :class:`~loopai_common.errors.StoreUnavailable` when it cannot.
+    """
+
+    async def create_task(self, creation: TaskCreation) -> TaskId:
+        """Stores a task, its event and its claim; returns the id of the task that the claim belongs to.
+
+        Raises :class:`~loopai_common.errors.TaskAlreadyExists` for a name that is taken, and
+        :class:`~loopai_common.errors.IdempotencyKeyReused` for a key that came with another definition.
+        """
+
+    async def change_task(
+        self,
+        key: TaskKey,
+        decide: Decision,
+        *,
+        generation_id: GenerationId | None = None,
+        version: Version | None = None,
+    ) -> Change:
+        """Reads the task's state, asks ``decide``, and applies the change, as if nobody else were there.
+
+        The state holds what became of ``generation_id``, and ``version``. Raises
+        :class:`~loopai_common.errors.TaskNotFound` and whatever ``decide`` raises; then nothing changed.
+        """
+
+    async def task(self, key: TaskKey) -> Task:
+        """One task; raises :class:`~loopai_common.errors.TaskNotFound`."""
+
+    async def examples(self, task_id: TaskId) -> str:
+        """The examples of a task as JSON text; raises :class:`~loopai_common.errors.TaskNotFound`."""
+
+    async def tasks(
+        self, *, after: TaskId | None, limit: int, status: TaskStatus | None, name_prefix: str | None
+    ) -> Page[Task]:
+        """Tasks in the order of their ids, from behind ``after`` on."""
+
+    async def artifact(self, task: Task, version: Version) -> Artifact:
+        """One version; raises :class:`~loopai_common.errors.ArtifactNotFound`."""
+
+    async def artifacts(self, task_id: TaskId, *, after: Version, limit: int) -> Page[Artifact]:
+        """Versions of a task, oldest first, from behind ``after`` on. A page ends early when its programs are large."""
+
+    async def activations(self, task_id: TaskId) -> tuple[Activation, ...]:
+        """Every move of the pointer, oldest first."""
+
+    async def digests(self, task_id: TaskId) -> frozenset[Digest]:
+        """The programs that versions of the task refer to; empty for a task that is not there."""
+
+    async def pending_events(self, limit: int) -> tuple[Event, ...]:
+        """The first events of the outbox, in the order in which they happened."""
+
+    async def remove_events(self, ids: Sequence[str]) -> None:
+        """Takes delivered events out of the outbox; unknown ids are ignored."""
+
+    async def backlog(self) -> Backlog:
+        """How much waits in the outbox, and since when."""
+
+    async def census(self) -> Census:
+        """Counts of tasks and versions by status."""
+
+    async def check(self) -> None:
+        """Returns when the catalog can be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredProgram:
+    """Bytes that are stored, referred to or not; ``touched_at`` is when they were last put."""
+
+    task_id: TaskId
+    digest: Digest
+    touched_at: datetime
+
+
+class ArtifactStorage(Protocol):
+    """The bytes of programs, by their digest. Never decides anything.
+
+    Every method raises :class:`~loopai_common.errors.StoreUnavailable` when it cannot; then nothing half done stays.
+    """
+
+    async def put(self, task_id: TaskId, digest: Digest, content: bytes) -> None:
+        """Stores the bytes durably; a second call with the same digest changes nothing but the time."""
+
+    async def get(self, task_id: TaskId, digest: Digest) -> bytes:
+        """The bytes, which match ``digest``.
+
+        Raises :class:`~loopai_common.errors.ArtifactNotFound`, and :class:`~loopai_common.errors.ArtifactCorrupt`
+        naming the artifact when they do not match.
+        """
+
+    async def delete(self, task_id: TaskId, digest: Digest) -> None:
+        """Removes the bytes; does nothing when they are not there."""
+
+    async def label(self, task_id: TaskId, version: Version, digest: Digest) -> None:
+        """Names the bytes of a version, for people and for recovery."""
+
+    async def label_active(self, task_id: TaskId, version: Version) -> None:
+        """Names the active version, which has a label."""
+
+    def stored(self) -> AsyncIterator[StoredProgram]:
+        """Everything that is stored, in no order."""
+
+    async def check(self) -> None:
+        """Returns when bytes can be written, read back and removed."""
+
+
+class EventPublisher(Protocol):
+    """Where events go."""
+
+    async def publish(self, event: Event) -> None:
+        """Returns when the event is stored for its consumers; a second call with the same event has no effect.
+
+        Raises :class:`~loopai_common.errors.BusUnavailable`.
+        """
+
+
+class Observer(Protocol):
+    """Is told what happened, to count it."""
+
+    def published(self, strategy: SynthesisStrategy) -> None:
+        """A version was stored."""
+
+    def activated(self, activation: Activation) -> None:
+        """The pointer moved."""

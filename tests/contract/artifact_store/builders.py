@@ -1,0 +1,73 @@
+"""Valid objects for the tests of the artifact store; a test changes the one thing it is about."""
+
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_storage
+from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
+from loopai_artifact_store.adapters.memory_storage import MemoryStorage
+from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
+from loopai_artifact_store.metrics import StoreMetrics
+from loopai_artifact_store.ports import ArtifactStorage, Catalog
+from loopai_artifact_store.service import ArtifactStore
+from loopai_common.contracts.artifacts import PublishArtifact, ValidationReport
+from loopai_common.contracts.base import GenerationId, TaskId
+from loopai_common.contracts.tasks import CreateTask, TaskDefinition
+from loopai_common.identifiers import new_id, new_uuid
+
+CODE = "def run(input):\n    return 'ham'\n"
+
+
+def definition(name: str | None = None, **changes: Any) -> TaskDefinition:
+    """A definition; with a name of its own unless one is given."""
+    values: dict[str, Any] = {
+        "name": name or f"task-{new_id()[-12:]}x",
+        "description": "Tells spam from ham.",
+        "input_schema": {"type": "object"},
+        "output_schema": {"type": "string"},
+        "examples": [{"input": {"text": "hello"}, "output": "ham"}],
+    }
+    return TaskDefinition.model_validate(values | changes)
+
+
+def creating(name: str | None = None, key: str | None = None, **changes: Any) -> CreateTask:
+    """A command that creates a task."""
+    return CreateTask(definition=definition(name, **changes), idempotency_key=key)
+
+
+def publishing(task_id: TaskId, **changes: Any) -> PublishArtifact:
+    """A command that publishes the next version, and activates it."""
+    values: dict[str, Any] = {"task_id": task_id, "generation_id": GenerationId(new_uuid()), "code": CODE}
+    return PublishArtifact.model_validate(values | changes)
+
+
+def validation(accuracy: float) -> ValidationReport:
+    """A report with this accuracy."""
+    return ValidationReport(
+        passed=int(accuracy * 100), total=100, accuracy=accuracy, latency_p50_ms=0.1, latency_p99_ms=0.2
+    )
+
+
+def metrics() -> StoreMetrics:
+    """Metrics in a registry of their own."""
+    return StoreMetrics(CollectorRegistry())
+
+
+def open_sqlite(directory: Path) -> SqliteCatalog:
+    """A catalog in ``directory``; several may be open on the same one."""
+    directory.mkdir(exist_ok=True)
+    prepare_catalog(directory / "catalog.sqlite3")
+    return SqliteCatalog(directory / "catalog.sqlite3", metrics().timer("catalog", "sqlite"))
+
+
+def open_files(directory: Path) -> FileStorage:
+    """Program storage in ``directory``."""
+    prepare_storage(directory / "artifacts")
+    return FileStorage(directory / "artifacts", metrics().timer("storage", "files"))
+
+
+def store_on(catalog: Catalog | None = None, storage: ArtifactStorage | None = None) -> ArtifactStore:
+    """The use cases on these adapters, in memory where none is given."""
+    return ArtifactStore(catalog or MemoryCatalog(), storage or MemoryStorage(), metrics(), on_commit=lambda: None)

@@ -1,0 +1,32 @@
+"""Every adapter of a port, so that one suite runs against all of them."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
+from loopai_artifact_store.adapters.memory_storage import MemoryStorage
+from loopai_artifact_store.ports import ArtifactStorage, Catalog
+from loopai_artifact_store.service import ArtifactStore
+from tests.contract.artifact_store.builders import open_files, open_sqlite, store_on
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Catalog]:
+    if request.param == "memory":
+        yield MemoryCatalog()
+        return
+    sqlite = open_sqlite(tmp_path)
+    yield sqlite
+    await sqlite.close()
+
+
+@pytest.fixture(params=["memory", "files"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStorage:
+    return MemoryStorage() if request.param == "memory" else open_files(tmp_path)
+
+
+@pytest.fixture
+def store(catalog: Catalog) -> ArtifactStore:
+    return store_on(catalog)

@@ -1,16 +1,17 @@
-"""Real text messages, labelled ham or spam (``tests/data/sms_spam``)."""
+"""Real text messages, labelled ham or spam: the data of the demo (``loopai_client/data/sms_spam``)."""
 
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import loopai_client
 from loopai_common.contracts.generation import GenerationRequest
 from loopai_common.contracts.tasks import Example
 from loopai_common.identifiers import new_uuid
 from tests.support.builders import TEXT_SCHEMA
 
-_FILE = Path(__file__).parent.parent / "data" / "sms_spam" / "train.tsv"
+_FILE = Path(loopai_client.__file__).parent / "data" / "sms_spam" / "messages.tsv"
 
 
 @cache

@@ -247,6 +247,10 @@ class Boundary(BaseMiddleware[Any, Any]):
             with context.bound(context.from_headers(message.headers)):
                 try:
                     result = await self._call(call_next, message, durable=durable)
+                except asyncio.CancelledError:
+                    if durable:  # this instance stops: another one need not wait until the message is overdue
+                        await raw.nak()
+                    raise
                 except Exception as error:
                     known = as_loopai_error(error)
                     if known is None:

@@ -1,0 +1,43 @@
+"""The artifact store and the executors, over the bus."""
+
+from loopai_common.contracts import subjects
+from loopai_common.contracts.artifacts import ProgramArtifact, PublishArtifact
+from loopai_common.contracts.base import TaskId, Version
+from loopai_common.contracts.execution import CheckProgram, CheckReport
+from loopai_common.contracts.tasks import FailTask, GetTask, TaskSpecification, TaskSummary
+from loopai_common.runtime.rpc import RpcClient
+
+_STORE_SECONDS = 15.0
+
+
+class RpcArtifactStore:
+    """The store, wherever it runs."""
+
+    def __init__(self, client: RpcClient) -> None:
+        self._client = client
+
+    async def task(self, task_id: TaskId) -> TaskSpecification:
+        """The task with its examples."""
+        query = GetTask(task=str(task_id))
+        return await self._client.call(subjects.TASKS_GET, query, TaskSpecification, timeout=_STORE_SECONDS)
+
+    async def publish(self, command: PublishArtifact) -> Version:
+        """Stores the program as the next version."""
+        stored = await self._client.call(subjects.ARTIFACTS_PUBLISH, command, ProgramArtifact, timeout=_STORE_SECONDS)
+        return stored.version
+
+    async def fail(self, command: FailTask) -> None:
+        """Ends the generation without a program."""
+        await self._client.call(subjects.TASKS_FAIL, command, TaskSummary, timeout=_STORE_SECONDS)
+
+
+class RpcProgramChecker:
+    """Whichever executor takes the check; it is given ``timeout_seconds``."""
+
+    def __init__(self, client: RpcClient, *, timeout_seconds: float) -> None:
+        self._client = client
+        self._timeout_seconds = timeout_seconds
+
+    async def check(self, program: CheckProgram) -> CheckReport:
+        """Runs the program on its examples in the sandbox."""
+        return await self._client.call(subjects.PROGRAMS_CHECK, program, CheckReport, timeout=self._timeout_seconds)

@@ -1,0 +1,62 @@
+"""What the use cases need from outside."""
+
+from typing import Protocol
+
+from loopai_common.contracts.artifacts import PublishArtifact
+from loopai_common.contracts.base import GenerationId, TaskId, Version
+from loopai_common.contracts.execution import CheckProgram, CheckReport
+from loopai_common.contracts.generation import GenerationRequest
+from loopai_common.contracts.tasks import FailTask, TaskSpecification
+from loopai_generator_proxy.domain import Outcome, Program
+
+
+class Generator(Protocol):
+    """Writes programs."""
+
+    async def generate(self, request: GenerationRequest, generation_id: GenerationId) -> Program:
+        """A program for the request.
+
+        Raises :class:`~loopai_common.errors.GeneratorFailed` with a sentence for the author of the task, and its
+        subclass ``GeneratorUnavailable`` when the generator was not there, however often it was tried.
+        """
+        ...
+
+
+class ArtifactStore(Protocol):
+    """Keeps tasks and programs. Every method raises a retryable error when the store does not answer."""
+
+    async def task(self, task_id: TaskId) -> TaskSpecification:
+        """The task with its examples; raises :class:`~loopai_common.errors.TaskNotFound`."""
+        ...
+
+    async def publish(self, command: PublishArtifact) -> Version:
+        """Stores the program; the version that exists when the generation was published before."""
+        ...
+
+    async def fail(self, command: FailTask) -> None:
+        """Ends the generation without a program."""
+        ...
+
+
+class ProgramChecker(Protocol):
+    """Runs programs on examples in the sandbox."""
+
+    async def check(self, program: CheckProgram) -> CheckReport:
+        """Raises a retryable error when no executor answers."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told what happens, to count it."""
+
+    def started(self) -> None:
+        """A generation began."""
+
+    def finished(self, outcome: Outcome, seconds: float) -> None:
+        """A generation ended; called once for each that began."""
+
+    def checked(self, rounds: int) -> None:
+        """A program was found after so many rounds."""
+
+    def published(self, accuracy: float) -> None:
+        """A program with this accuracy on its examples was stored."""

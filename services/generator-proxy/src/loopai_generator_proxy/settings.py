@@ -1,0 +1,35 @@
+"""Settings of the generator-proxy."""
+
+from pydantic import Field, HttpUrl, SecretStr
+
+from loopai_common.runtime.settings import ServiceSettings
+
+
+class GeneratorProxySettings(ServiceSettings):
+    """Read from ``LOOPAI_GENERATOR_PROXY_…``."""
+
+    generator_url: HttpUrl = Field(
+        default=HttpUrl("http://127.0.0.1:8090"),
+        description="Where the generator is; `/generate` and `/health` are added.",
+        json_schema_extra={"env": "GENERATOR_URL"},
+    )
+    generator_api_key: SecretStr | None = Field(
+        default=None, description="Sent to the generator as `Authorization: Bearer …` when set."
+    )
+    attempt_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="How long one call to the generator may take, its whole answer included."
+    )
+    total_timeout_seconds: float = Field(
+        default=120.0, gt=0, description="How long all attempts together, and the pauses between them, may take."
+    )
+    retries: int = Field(default=3, ge=0, le=10, description="How often a failed call is tried again.")
+    rounds: int = Field(
+        default=3, ge=1, le=10, description="How often a program is asked for until it reaches the accuracy target."
+    )
+    concurrency: int = Field(default=8, ge=1, le=256, description="How many generations run at the same time.")
+    check_timeout_seconds: float = Field(
+        default=60.0, gt=0, description="How long an executor may take to check one program."
+    )
+    patience_seconds: float = Field(
+        default=60.0, ge=0, description="How long a generation waits for an executor or the store to come back."
+    )

@@ -1,0 +1,90 @@
+"""The composition root of the generator-proxy."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Final
+
+from nats.errors import Error as NatsError
+from starlette.applications import Starlette
+
+from loopai_common.contracts import subjects
+from loopai_common.errors import BusUnavailable
+from loopai_common.runtime.broker import Bus
+from loopai_common.runtime.health import Readiness
+from loopai_common.runtime.metrics import create_registry
+from loopai_common.runtime.rpc import RpcClient
+from loopai_common.runtime.service import operations_app
+from loopai_generator_proxy import handlers
+from loopai_generator_proxy.adapters.http_generator import HttpGenerator, http_client
+from loopai_generator_proxy.adapters.rpc import RpcArtifactStore, RpcProgramChecker
+from loopai_generator_proxy.domain import RetryPolicy
+from loopai_generator_proxy.metrics import GenerationMetrics
+from loopai_generator_proxy.service import Generations
+from loopai_generator_proxy.settings import GeneratorProxySettings
+
+SERVICE: Final = "generator-proxy"
+
+_CONSUMERS: Final = (
+    (subjects.EVENTS_STREAM, handlers.CREATED_CONSUMER),
+    (subjects.COMMANDS_STREAM, handlers.GENERATE_CONSUMER),
+)
+
+
+def build(settings: GeneratorProxySettings) -> Starlette:
+    """The ASGI application; its lifespan connects, consumes, and drains."""
+    registry = create_registry(SERVICE)
+    metrics = GenerationMetrics(registry)
+    bus = Bus(SERVICE, settings, registry)
+    rpc = RpcClient(bus)
+    client = http_client(settings.concurrency)
+    key = settings.generator_api_key
+    generator = HttpGenerator(
+        client,
+        str(settings.generator_url),
+        metrics,
+        api_key=key.get_secret_value() if key else None,
+        policy=RetryPolicy(retries=settings.retries),
+        attempt_timeout_seconds=settings.attempt_timeout_seconds,
+        total_timeout_seconds=settings.total_timeout_seconds,
+    )
+    generations = Generations(
+        RpcArtifactStore(rpc),
+        generator,
+        RpcProgramChecker(rpc, timeout_seconds=settings.check_timeout_seconds),
+        metrics,
+        rounds=settings.rounds,
+        concurrency=settings.concurrency,
+        patience_seconds=settings.patience_seconds,
+    )
+
+    readiness = Readiness()
+    readiness.add("nats", partial(_check_connected, bus))
+    readiness.add("consumers", partial(_check_consumers, bus), required=False)
+    readiness.add("generator", generator.check, required=False)
+    bus.answer_ping(readiness)
+    handlers.register(bus, generations, concurrency=settings.concurrency)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(client.aclose)
+            stack.push_async_callback(bus.drain)
+            await bus.start()
+            yield
+
+    return operations_app(lifespan, readiness, registry)
+
+
+async def _check_connected(bus: Bus) -> None:
+    if not bus.connected:
+        raise BusUnavailable("not connected to NATS")
+
+
+async def _check_consumers(bus: Bus) -> None:
+    # A consumer that somebody deleted goes silent and nothing else shows it.
+    try:
+        for stream, consumer in _CONSUMERS:
+            await bus.jetstream.consumer_info(stream, consumer)
+    except NatsError as error:
+        raise BusUnavailable("a consumer does not answer; restart this instance if it stays so") from error

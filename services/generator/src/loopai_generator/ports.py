@@ -1,0 +1,41 @@
+"""What the use cases need from outside, and what a learner is."""
+
+from typing import ClassVar, Protocol
+
+from loopai_common.contracts.artifacts import SynthesisStrategy
+from loopai_common.contracts.generation import GenerationRequest, GenerationResponse
+from loopai_generator.domain import Learned
+
+
+class Provider(Protocol):
+    """Writes programs: the built-in learner, or a language model."""
+
+    async def generate(self, request: GenerationRequest) -> GenerationResponse:
+        """Answers with a program, or with ``success=False`` and what to do instead.
+
+        Raises :class:`~loopai_common.errors.Overloaded` when it cannot take the request now, and
+        :class:`~loopai_common.errors.Internal` when it broke.
+        """
+        ...
+
+
+class Learner(Protocol):
+    """Learns one kind of program from examples. Pure: the same request gives the same program, byte for byte."""
+
+    strategy: ClassVar[SynthesisStrategy]
+
+    def learn(self, request: GenerationRequest) -> Learned:
+        """Raises :class:`~loopai_generator.domain.CannotLearn` when the task is not of its kind."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told what happens, to count it."""
+
+    def started(self) -> None:
+        """A valid request came in."""
+        ...
+
+    def finished(self, outcome: str, seconds: float) -> None:
+        """It was answered: ``program``, ``declined``, ``cancelled``, or an error's code."""
+        ...

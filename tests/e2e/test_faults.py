@@ -113,6 +113,7 @@ async def test_a_store_that_is_killed_loses_nothing_acknowledged(own_product: Pr
                 continue
             if response.status_code == 201:
                 acknowledged.add(response.json()["id"])
+                await asyncio.sleep(0.1)  # each of them is generated at the end
             else:
                 assert response.json()["code"] in {"store_unavailable", "deadline_exceeded"}
                 await asyncio.sleep(0.02)

@@ -1,7 +1,7 @@
 """Runs a command on a kernel without Landlock: its system call fails as one that the kernel does not know.
 
-Usage: ``python -m tests.support.masked COMMAND …``. The filter stays over ``exec`` and is the parent's, so nothing of the
-product is told to pretend.
+Usage: ``python -m tests.support.masked COMMAND …``. The filter stays over ``exec``, so nothing of the product is told
+to pretend.
 """
 
 import ctypes

@@ -1,0 +1,184 @@
+"""Which program runs when a request names a task: what the executor remembers of the artifact store, and for how long.
+
+A version never changes, so it is kept until there is no room. The active version is a pointer that moves: it is asked
+for again in the background when it is half its age, dropped when the event says so, and never older than five seconds
+while the store answers. When the store does not, the last known version goes on running for a minute.
+"""
+
+import asyncio
+import contextvars
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from loopai_common.errors import BusUnavailable, DeadlineExceeded, LoopaiError, Overloaded, StoreUnavailable
+from loopai_executor.domain import Program
+from loopai_executor.ports import ProgramSource
+
+FRESH_SECONDS: Final = 5.0
+REFRESH_SECONDS: Final = 2.5
+STALE_SECONDS: Final = 60.0
+NEGATIVE_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 1.0
+_MAX_POINTERS: Final = 20_000
+
+Reference = tuple[str, int | None]
+"""A task's id or name, and a version; ``None`` is the active one."""
+
+_PASSING = (StoreUnavailable, BusUnavailable, DeadlineExceeded, Overloaded)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pointer:
+    """What a reference stands for. Times are on the catalogue's clock; a fixed version is fresh for ever."""
+
+    key: tuple[str, int]
+    task_name: str
+    refresh_at: float
+    fresh_until: float
+    usable_until: float
+
+
+class Catalogue:
+    """Resolves references to programs. One question at a time goes to the store for each reference."""
+
+    def __init__(
+        self, source: ProgramSource, *, max_code_bytes: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._source = source
+        self._clock = clock
+        self._max_code_bytes = max_code_bytes
+        self._code_bytes = 0
+        self._programs: OrderedDict[tuple[str, int], Program] = OrderedDict()
+        self._pointers: OrderedDict[Reference, _Pointer] = OrderedDict()
+        self._refusals: OrderedDict[Reference, tuple[LoopaiError, float]] = OrderedDict()
+        self._asking: dict[Reference, asyncio.Task[Program]] = {}
+
+    def cached(self, task: str, version: int | None) -> Program | None:
+        """The program when it is known well enough not to wait for the store."""
+        pointer = self._pointers.get((task, version))
+        if pointer is None:
+            return None
+        now = self._clock()
+        if now >= pointer.fresh_until:
+            return None
+        program = self._programs.get(pointer.key)
+        if program is not None:
+            self._programs.move_to_end(pointer.key)
+            if now >= pointer.refresh_at:
+                self._ask((task, version))
+        return program
+
+    async def resolve(self, task: str, version: int | None) -> Program:
+        """The program, from the store when need be; raises what :class:`ProgramSource` raises."""
+        program = self.cached(task, version)
+        if program is not None:
+            return program
+        reference = (task, version)
+        refusal = self._refusals.get(reference)
+        if refusal is not None and self._clock() < refusal[1]:
+            raise type(refusal[0])(refusal[0].message, details=refusal[0].details)
+        try:
+            return await asyncio.shield(self._ask(reference))
+        except _PASSING:
+            return self._last_known(reference)
+
+    def forget_active(self, task_id: str, task_name: str) -> None:
+        """The pointer of a task moved: the next request asks the store. An answer on its way no longer counts."""
+        for task in (task_id, task_name):
+            self._pointers.pop((task, None), None)
+            self._refusals.pop((task, None), None)
+            self._asking.pop((task, None), None)
+
+    async def close(self) -> None:
+        """Ends the questions that are open."""
+        asking = list(self._asking.values())
+        for question in asking:
+            question.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+    def _last_known(self, reference: Reference) -> Program:
+        """The version that ran before the store went away; re-raises the error being handled when there is none."""
+        pointer = self._pointers.get(reference)
+        now = self._clock()
+        if pointer is None or now >= pointer.usable_until:
+            raise  # noqa: PLE0704  # called while the store's error is handled
+        program = self._programs.get(pointer.key)
+        if program is None:
+            raise  # noqa: PLE0704
+        self._pointers[reference] = replace(pointer, refresh_at=now, fresh_until=now + _RETRY_SECONDS)
+        return program
+
+    def _ask(self, reference: Reference) -> asyncio.Task[Program]:
+        question = self._asking.get(reference)
+        if question is None:
+            # Of nobody's request: its deadline is its own, and others wait for it too.
+            question = asyncio.get_running_loop().create_task(self._load(reference), context=contextvars.Context())
+            self._asking[reference] = question
+            question.add_done_callback(lambda done: self._answered(reference, done))
+        return question
+
+    def _answered(self, reference: Reference, question: asyncio.Task[Program]) -> None:
+        current = self._asking.get(reference) is question
+        if current:
+            del self._asking[reference]
+        if question.cancelled():
+            return
+        error = question.exception()
+        if error is None:
+            return
+        pointer = self._pointers.get(reference)
+        if isinstance(error, _PASSING):
+            if pointer is not None:
+                self._pointers[reference] = replace(pointer, refresh_at=self._clock() + _RETRY_SECONDS)
+        elif isinstance(error, LoopaiError) and current:
+            self._pointers.pop(reference, None)
+            self._refusals[reference] = (error, self._clock() + NEGATIVE_SECONDS)
+            _bound(self._refusals)
+
+    async def _load(self, reference: Reference) -> Program:
+        task, version = reference
+        resolved = await self._source.resolve(task, version)
+        key = (str(resolved.task_id), int(resolved.version))
+        program = self._programs.get(key)
+        if program is None:
+            code = await self._source.fetch(resolved.task_id, resolved.digest)
+            program = Program(
+                task_id=key[0],
+                task_name=resolved.task_name,
+                program_id=str(resolved.artifact_id),
+                version=key[1],
+                code=code,
+                entry_point=resolved.entry_point,
+                input_schema=resolved.input_schema,
+                output_schema=resolved.output_schema,
+                sampling_rate=resolved.sampling_rate,
+            )
+            self._keep(program)
+        if self._asking.get(reference) is asyncio.current_task():
+            now = self._clock()
+            fixed = version is not None
+            self._pointers[reference] = _Pointer(
+                key,
+                resolved.task_name,
+                refresh_at=float("inf") if fixed else now + REFRESH_SECONDS,
+                fresh_until=float("inf") if fixed else now + FRESH_SECONDS,
+                usable_until=float("inf") if fixed else now + FRESH_SECONDS + STALE_SECONDS,
+            )
+            self._pointers.move_to_end(reference)
+            _bound(self._pointers)
+        return program
+
+    def _keep(self, program: Program) -> None:
+        self._programs[program.key] = program
+        self._code_bytes += len(program.code)
+        while self._code_bytes > self._max_code_bytes and len(self._programs) > 1:
+            _, dropped = self._programs.popitem(last=False)
+            self._code_bytes -= len(dropped.code)
+
+
+def _bound(entries: OrderedDict[Reference, Any]) -> None:
+    while len(entries) > _MAX_POINTERS:
+        entries.popitem(last=False)

@@ -1,0 +1,146 @@
+"""The rules of execution: what a program is, what an execution becomes, and when a program is no longer tried."""
+
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from loopai_common.contracts.execution import ExecutionError
+from loopai_common.contracts.frames import AnswerKind
+
+MAX_BATCH: Final = 64
+DURATION_BUCKETS: Final = (0.00001, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 60.0)
+_NUMBER_TOLERANCE: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """A version of a task, with all that is needed to run it. Compared by identity."""
+
+    task_id: str
+    task_name: str
+    program_id: str
+    version: int
+    code: str
+    entry_point: str
+    input_schema: Any
+    output_schema: Any
+    sampling_rate: float
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What identifies it; never shared by two tasks, even with equal code."""
+        return self.task_id, self.version
+
+
+class Sink(Protocol):
+    """Where the outcome of an execution goes. ``deadline`` is Unix time in seconds; nobody listens after it."""
+
+    deadline: float
+
+    def answer(self, job: "Job", kind: int, payload: msgspec.Raw, latency_us: int) -> None:
+        """Takes the outcome of ``job``; called exactly once for each, maybe while it is submitted."""
+
+
+class Job(msgspec.Struct, gc=False):
+    """One execution. ``index`` is for the sink to know it by."""
+
+    sink: Sink
+    index: int
+    timeout_ms: int
+    sampled: bool
+    input: msgspec.Raw
+
+
+@dataclass(slots=True)
+class DeathCounter:
+    """Counts the workers that a program killed; what is long ago weighs less, halved every ``half_life_seconds``.
+
+    At ``limit`` the program is quarantined, until the count has fallen to half of it.
+    """
+
+    limit: float = 5.0
+    half_life_seconds: float = 60.0
+    quarantined: bool = False
+    _count: float = 0.0
+    _at: float = 0.0
+
+    def record(self, now: float) -> None:
+        """Counts a death at ``now`` (seconds of any monotonic clock)."""
+        self._count = self._decayed(now) + 1
+        self._at = now
+        # The counts before have decayed a little, so five deaths in a row are slightly less than 5.
+        self.quarantined = self.quarantined or self._count > self.limit - 0.5
+
+    def blocks(self, now: float) -> bool:
+        """Whether the program is quarantined at ``now``."""
+        if self.quarantined and self._decayed(now) <= self.limit / 2:
+            self.quarantined = False
+        return self.quarantined
+
+    def seconds_left(self, now: float) -> float:
+        """Until the quarantine ends."""
+        return max(0.0, self.half_life_seconds * math.log2(max(self._decayed(now), 1e-9) / (self.limit / 2)))
+
+    def _decayed(self, now: float) -> float:
+        return self._count * math.pow(0.5, ((now - self._at) / self.half_life_seconds))
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened so far, as plain numbers: this is counted on the hot path."""
+
+    executions: Counter[tuple[int, str]] = field(default_factory=Counter)
+    """By kind of answer and by lane: ``frame``, ``request``."""
+    durations: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BUCKETS) + 1))
+    duration_seconds: float = 0.0
+    batches: int = 0
+    batched_items: int = 0
+    kills: Counter[str] = field(default_factory=Counter)
+    worker_spawns: int = 0
+    zygote_restarts: int = 0
+    quarantines: int = 0
+    cold_loads: int = 0
+    failed_loads: int = 0
+    overloaded: int = 0
+    worker_cpu_seconds: float = 0.0
+    worker_peak_memory_bytes: int = 0
+
+    def ran(self, items: int, seconds: float) -> None:
+        """Counts ``items`` that together took ``seconds`` in a worker."""
+        self.durations[bisect_left(DURATION_BUCKETS, seconds / items)] += items
+        self.duration_seconds += seconds
+
+
+def error_payload(code: ExecutionError, message: str) -> msgspec.Raw:
+    """The payload of an answer of kind ``ERROR`` or ``TIMEOUT``."""
+    return msgspec.Raw(msgspec.json.encode((code.value, message)))
+
+
+def kind_of(error: ExecutionError) -> AnswerKind:
+    """Only running out of time is a ``TIMEOUT``; everything else is an ``ERROR``."""
+    return AnswerKind.TIMEOUT if error is ExecutionError.TIME else AnswerKind.ERROR
+
+
+def equal_outputs(expected: Any, actual: Any) -> bool:
+    """Exact equality of JSON values: numbers within 1e-9, a boolean is no number, object keys in any order."""
+    if isinstance(expected, bool) or isinstance(actual, bool):
+        return expected is actual
+    if isinstance(expected, int | float) and isinstance(actual, int | float):
+        return expected == actual or abs(expected - actual) <= _NUMBER_TOLERANCE
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        return expected.keys() == actual.keys() and all(equal_outputs(v, actual[k]) for k, v in expected.items())
+    if isinstance(expected, list) and isinstance(actual, list):
+        return len(expected) == len(actual) and all(map(equal_outputs, expected, actual))
+    return type(expected) is type(actual) and bool(expected == actual)
+
+
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """The smallest value that is not less than ``share`` of them (nearest rank); ``None`` of nothing."""
+    if not values:
+        return None
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -1,0 +1,75 @@
+"""What the executor shows on ``/metrics``: read from plain counters when somebody asks."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from loopai_common.contracts.frames import AnswerKind
+from loopai_executor.domain import DURATION_BUCKETS, Counts
+from loopai_executor.sandbox.pool import Pool
+
+_LANES: Final = ("frame", "request")
+
+
+class ExecutorMetrics(Collector):
+    """Collects what :class:`Counts` and the pool hold."""
+
+    def __init__(self, counts: Counts, pool: Pool, registry: CollectorRegistry) -> None:
+        self._counts = counts
+        self._pool = pool
+        registry.register(self)
+
+    def describe(self) -> list[Metric]:
+        """Nothing: the registry need not collect to know the names."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric of the executor."""
+        counts, pool = self._counts, self._pool
+        executions = CounterMetricFamily(
+            "loopai_executions", "Executions by outcome and by the way they came.", labels=["status", "lane"]
+        )
+        for kind in AnswerKind:
+            for lane in _LANES:
+                executions.add_metric([kind.name.lower(), lane], counts.executions[kind, lane])
+        yield executions
+        yield self._durations()
+        kills = CounterMetricFamily("loopai_worker_kills", "Workers that died, by the limit.", labels=["limit"])
+        for limit, number in counts.kills.items():
+            kills.add_metric([limit], number)
+        yield kills
+        for name, text, count in (
+            ("loopai_execution_batches", "Batches given to workers.", counts.batches),
+            ("loopai_execution_batch_items", "Executions in these batches.", counts.batched_items),
+            ("loopai_executions_overloaded", "Executions refused for lack of room.", counts.overloaded),
+            ("loopai_worker_spawns", "Workers forked.", counts.worker_spawns),
+            ("loopai_program_loads", "Programs loaded into a worker.", counts.cold_loads),
+            ("loopai_program_load_failures", "Programs that did not load.", counts.failed_loads),
+            ("loopai_program_quarantines", "Programs no longer tried for a while.", counts.quarantines),
+            ("loopai_sandbox_restarts", "Zygotes that had to be replaced.", counts.zygote_restarts),
+            ("loopai_worker_cpu_seconds", "Processor time of workers that ended.", counts.worker_cpu_seconds),
+        ):
+            yield CounterMetricFamily(name, text, value=count)
+        for name, text, value in (
+            ("loopai_execution_queue_depth", "Executions waiting or running.", pool.queued),
+            ("loopai_warm_programs", "Programs loaded right now.", pool.warm_programs),
+            ("loopai_worker_peak_memory_bytes", "Largest memory of a worker so far.", counts.worker_peak_memory_bytes),
+            ("loopai_sandbox_degraded", "1 when a layer of the sandbox is missing.", bool(pool.missing)),
+        ):
+            yield GaugeMetricFamily(name, text, value=float(value))
+
+    def _durations(self) -> Metric:
+        total = 0
+        buckets = []
+        for bound, number in zip((*map(str, DURATION_BUCKETS), "+Inf"), self._counts.durations, strict=True):
+            total += number
+            buckets.append((bound, float(total)))
+        return HistogramMetricFamily(
+            "loopai_execution_duration_seconds",
+            "Time of an execution in its worker.",
+            buckets=buckets,
+            sum_value=self._counts.duration_seconds,
+        )

@@ -1,0 +1,511 @@
+"""The executor's side of the sandbox: the zygote it starts, and the workers it talks to and distrusts.
+
+A worker's bytes come from an attacker. A reply with the wrong number of answers, that is not JSON, too long, or that
+nobody asked for ends the worker; so does a missed hard deadline. Callbacks, not futures: one batch is one call.
+"""
+
+import array
+import asyncio
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from loopai_common.contracts.execution import ExecutionError
+from loopai_common.errors import LoopaiError
+from loopai_common.runtime.service import StartRefused
+from loopai_executor.sandbox.protocol import (
+    ANSWERS,
+    FRAME_SLACK_BYTES,
+    FROM_ZYGOTE,
+    LENGTH,
+    MAX_MESSAGE,
+    Answer,
+    Exited,
+    Fork,
+    Forked,
+    Ready,
+    Refused,
+    ZygoteOptions,
+    encode,
+    frame,
+)
+
+_READ_BYTES: Final = 1 << 18
+_PIPE_BYTES: Final = 1 << 18
+_START_SECONDS: Final = 30.0
+_FORK_SECONDS: Final = 10.0
+_EXIT_REPORT_SECONDS: Final = 2.0
+_STOP_SECONDS: Final = 5.0
+GRACE_SECONDS: Final = 0.2
+"""What a worker gets on top of an item's time, so that its own clock comes first."""
+
+_SILENT: Final = "the sandbox did not start: its zygote does not answer"
+
+
+class SandboxUnavailable(LoopaiError):
+    """There is no zygote to fork workers from; a new one is being started."""
+
+    code = "overloaded"
+    retryable = True
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Why a worker is gone. ``blamed`` says whether its program is the cause."""
+
+    error: ExecutionError
+    message: str
+    blamed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUsage:
+    """What a worker that ended had used, as the kernel counted it."""
+
+    cpu_seconds: float
+    peak_memory_bytes: int
+
+
+OnAnswers = Callable[[list[Answer], float], None]
+"""Takes answers, in order, and the seconds since the batch was sent or the answers before."""
+
+OnDeath = Callable[[Death], None]
+
+
+class WorkerProcess:
+    """A locked worker. At most one batch is with it at a time."""
+
+    def __init__(self, number: int, reads: int, writes: int, *, output_bytes: int) -> None:
+        self.number = number
+        self.served = 0
+        self.blank_bytes = 0
+        self.born = time.monotonic()
+        self.death: Death | None = None
+        self._loop = asyncio.get_running_loop()
+        self._reads, self._writes = reads, writes
+        self._frame_bytes = output_bytes + FRAME_SLACK_BYTES
+        self._pidfd: int | None = None
+        self._pid = 0
+        self._host_pid: int | None = None
+        self._open = True
+        self._buffer = bytearray()
+        self._expected = 0
+        self._budget: Callable[[], float] = _no_time
+        self._on_answers: OnAnswers | None = None
+        self._on_death: OnDeath | None = None
+        self._since = 0.0
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._exit: asyncio.Future[Exited | None] = self._loop.create_future()
+        for descriptor in (reads, writes):
+            os.set_blocking(descriptor, False)
+            with contextlib.suppress(
+                OSError, AttributeError
+            ):  # over the user's share of pipe memory: smaller, not wrong
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._loop.add_reader(reads, self._readable)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be given a batch."""
+        return self._open
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is with it."""
+        return self._on_answers is not None
+
+    def submit(
+        self, payload: bytes, count: int, budget: Callable[[], float], on_answers: OnAnswers, on_death: OnDeath
+    ) -> None:
+        """Sends a frame that is answered ``count`` times.
+
+        ``budget`` is asked after each progress for the seconds that the next one may take. ``on_death`` is called once,
+        when the worker is gone with answers missing.
+        """
+        self._expected = count
+        self._budget, self._on_answers, self._on_death = budget, on_answers, on_death
+        self._since = self._loop.time()
+        self._arm()
+        self._write(memoryview(frame(payload)))
+
+    def kill(self, death: Death | None = None) -> None:
+        """Ends the worker; ``death`` is what a batch that is with it is told. Safe to call again."""
+        if not self._open:
+            return
+        self._open = False
+        self.death = death
+        self._loop.remove_reader(self._reads)
+        self._loop.remove_writer(self._writes)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._signal_kill()
+        os.close(self._reads)
+        os.close(self._writes)
+        on_death, self._on_death, self._on_answers = self._on_death, None, None
+        if on_death is None:
+            return
+        if death is not None:
+            on_death(death)
+            return
+        timer = self._loop.call_later(_EXIT_REPORT_SECONDS, self.exited, None)
+
+        def report(exit_report: asyncio.Future[Exited | None]) -> None:
+            timer.cancel()
+            on_death(_death_of(exit_report.result()))
+
+        self._exit.add_done_callback(report)
+
+    def forked(self, pid: int, pidfd: int | None) -> None:
+        """Takes the handle by which the worker can be killed."""
+        self._pid, self._pidfd = pid, pidfd
+        if not self._open:
+            self._signal_kill()
+
+    def exited(self, report: Exited | None) -> None:
+        """Takes the zygote's report; ``None`` when there will be none."""
+        if not self._exit.done():
+            self._exit.set_result(report)
+
+    def resident_bytes(self) -> int:
+        """Its memory right now, 0 where the kernel does not say."""
+        try:
+            if self._host_pid is None:
+                self._host_pid = _pid_of(self._pidfd, self._pid)
+            with open(f"/proc/{self._host_pid}/statm", encoding="ascii") as file:
+                return int(file.read().split()[1]) * resource.getpagesize()
+        except OSError:
+            return 0
+
+    def _signal_kill(self) -> None:
+        if self._pidfd is not None:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.close(self._pidfd)
+            self._pidfd = None
+        elif self._pid and sys.platform != "linux":
+            with contextlib.suppress(OSError):
+                os.kill(self._pid, signal.SIGKILL)
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._reads, _READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.kill()
+            return
+        # The usual case: one read is one frame.
+        if not self._buffer and len(data) >= LENGTH.size and len(data) == LENGTH.size + LENGTH.unpack_from(data)[0]:
+            self._take(data[LENGTH.size :])
+            return
+        self._buffer += data
+        while self._open and len(self._buffer) >= LENGTH.size:
+            size = LENGTH.unpack_from(self._buffer)[0]
+            if size > self._frame_bytes:
+                self.kill(Death(ExecutionError.OUTPUT, "the worker sent more than it may"))
+                return
+            if len(self._buffer) < LENGTH.size + size:
+                return
+            payload = bytes(self._buffer[LENGTH.size : LENGTH.size + size])
+            del self._buffer[: LENGTH.size + size]
+            self._take(payload)
+
+    def _take(self, payload: bytes) -> None:
+        on_answers = self._on_answers
+        if on_answers is None:
+            self._distrust("it answered without being asked")
+            return
+        try:
+            answers = ANSWERS.decode(payload)
+            if not payload.isascii():
+                payload.decode()  # slices are checked for structure only
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self._distrust("its answer is not JSON")
+            return
+        if not 0 < len(answers) <= self._expected:
+            self._distrust("it answered more, or less, than it was asked")
+            return
+        now = self._loop.time()
+        elapsed, self._since = now - self._since, now
+        self._expected -= len(answers)
+        self.served += len(answers)
+        if self._expected:
+            on_answers(answers, elapsed)
+            if self._open:
+                self._arm()
+            return
+        if self._buffer:
+            self._distrust("it answered more than it was asked")
+            return
+        self._on_answers = self._on_death = None
+        on_answers(answers, elapsed)
+
+    def _distrust(self, reason: str) -> None:
+        self.kill(Death(ExecutionError.CRASHED, f"the worker broke the protocol: {reason}"))
+
+    def _write(self, data: memoryview) -> None:
+        try:
+            sent = os.write(self._writes, data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.kill()
+            return
+        self._loop.remove_writer(self._writes)
+        if sent < len(data):
+            self._loop.add_writer(self._writes, self._write, data[sent:])
+
+    def _arm(self) -> None:
+        """Sets the deadline; one timer serves many batches, since most end long before it."""
+        self._deadline = self._loop.time() + self._budget() + GRACE_SECONDS
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(self._deadline, self._expired)
+
+    def _expired(self) -> None:
+        self._timer = None
+        if self._on_answers is None:
+            return
+        if self._loop.time() >= self._deadline:
+            self.kill(Death(ExecutionError.TIME, "the program used up its time and did not stop when told to"))
+        else:
+            self._timer = self._loop.call_at(self._deadline, self._expired)
+
+
+class Zygote:
+    """A running zygote. ``on_lost`` is called when it ends by itself, ``on_exit`` for each worker that ended."""
+
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        control: socket.socket,
+        ready: Ready,
+        *,
+        output_bytes: int,
+        on_exit: Callable[[WorkerUsage], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self.namespaces = ready.namespaces
+        self.missing = ready.missing
+        self.pid = process.pid
+        self.alive = True
+        self._process = process
+        self._control = control
+        self._output_bytes = output_bytes
+        self._on_exit, self._on_lost = on_exit, on_lost
+        self._loop = asyncio.get_running_loop()
+        self._workers: dict[int, WorkerProcess] = {}
+        self._forking: dict[int, asyncio.Future[None]] = {}
+        self._numbers = 0
+        self._loop.add_reader(control.fileno(), self._readable)
+
+    @classmethod
+    async def start(
+        cls,
+        options: ZygoteOptions,
+        *,
+        output_bytes: int,
+        on_exit: Callable[[WorkerUsage], None],
+        on_lost: Callable[[], None],
+    ) -> "Zygote":
+        """Starts a zygote and waits until it has tested itself; raises :class:`StartRefused` with its reason."""
+        process, control = _spawn(options)
+        control.setblocking(False)
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                message = await asyncio.get_running_loop().sock_recv(control, MAX_MESSAGE)
+            ready = _ready(message)
+        except BaseException as error:
+            control.close()
+            _end(process)
+            if isinstance(error, TimeoutError | OSError):
+                raise StartRefused(_SILENT) from error
+            raise
+        return cls(process, control, ready, output_bytes=output_bytes, on_exit=on_exit, on_lost=on_lost)
+
+    async def fork(self) -> WorkerProcess:
+        """A locked worker without a program; raises :class:`SandboxUnavailable`."""
+        if not self.alive:
+            raise SandboxUnavailable("the sandbox is being restarted; try again")
+        self._numbers += 1
+        number = self._numbers
+        their_reads, our_writes = os.pipe()
+        our_reads, their_writes = os.pipe()
+        worker = WorkerProcess(number, our_reads, our_writes, output_bytes=self._output_bytes)
+        forked = self._forking[number] = self._loop.create_future()
+        self._workers[number] = worker
+        try:
+            socket.send_fds(self._control, [encode(Fork(number))], [their_reads, their_writes])
+            async with asyncio.timeout(_FORK_SECONDS):
+                await forked
+        except BaseException as error:
+            worker.kill()
+            if isinstance(error, TimeoutError | OSError):
+                raise SandboxUnavailable("the sandbox could not start a worker; try again") from error
+            raise
+        finally:
+            self._forking.pop(number, None)
+            os.close(their_reads)
+            os.close(their_writes)
+        return worker
+
+    async def stop(self) -> None:
+        """Kills the workers and ends the zygote; returns when the process is gone."""
+        self._on_lost = _nothing
+        self._lose()
+        await asyncio.to_thread(_end, self._process)
+
+    def _readable(self) -> None:
+        while True:
+            try:
+                message, ancillary, _, _ = self._control.recvmsg(MAX_MESSAGE, socket.CMSG_SPACE(4))
+            except BlockingIOError:
+                return
+            except OSError:
+                message, ancillary = b"", []
+            if not message:
+                self._lose()
+                return
+            descriptors = array.array("i")
+            for _, _, data in ancillary:
+                descriptors.frombytes(data)
+            told = FROM_ZYGOTE.decode(message)
+            if isinstance(told, Forked):
+                self._forked(told, descriptors[0] if descriptors else None)
+            elif isinstance(told, Exited):
+                self._exited(told)
+
+    def _forked(self, told: Forked, pidfd: int | None) -> None:
+        worker = self._workers.get(told.worker)
+        waiting = self._forking.get(told.worker)
+        if worker is None:
+            if pidfd is not None:
+                os.close(pidfd)
+            return
+        worker.forked(told.pid, pidfd)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def _exited(self, told: Exited) -> None:
+        worker = self._workers.pop(told.worker, None)
+        self._on_exit(WorkerUsage(told.cpu_seconds, told.peak_memory_bytes))
+        if worker is not None:
+            worker.exited(told)
+            worker.kill()
+
+    def _lose(self) -> None:
+        """The zygote is gone, and the kernel has killed its workers."""
+        if not self.alive:
+            return
+        self.alive = False
+        self._loop.remove_reader(self._control.fileno())
+        self._control.close()
+        for waiting in self._forking.values():
+            if not waiting.done():
+                waiting.set_exception(SandboxUnavailable("the sandbox is being restarted; try again"))
+        workers, self._workers = self._workers, {}
+        lost = Death(ExecutionError.CRASHED, "the sandbox was restarted", blamed=False)
+        for worker in workers.values():
+            if worker.alive:
+                worker.kill(lost)
+            else:
+                worker.exited(None)
+        self._on_lost()
+
+
+def verify_sandbox(options: ZygoteOptions) -> list[str]:
+    """Starts a zygote, lets it test itself, and ends it; returns what is missing, which is nothing unless degraded.
+
+    Blocks for the fraction of a second that this takes. Raises :class:`StartRefused`.
+    """
+    process, control = _spawn(options)
+    with control:
+        control.settimeout(_START_SECONDS)
+        try:
+            ready = _ready(control.recv(MAX_MESSAGE))
+        except OSError as error:
+            raise StartRefused(_SILENT) from error
+        finally:
+            control.close()
+            _end(process)
+    return ready.missing
+
+
+def _spawn(options: ZygoteOptions) -> "tuple[subprocess.Popen[bytes], socket.socket]":
+    """Must run in the main thread: the kernel ends the zygote when the thread that started it ends."""
+    kind = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
+    ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    command = [sys.executable, "-I", "-B", "-X", "utf8", "-m", "loopai_executor.sandbox.zygote", str(theirs.fileno())]
+    with theirs:
+        process = subprocess.Popen(
+            command, pass_fds=(theirs.fileno(),), env={}, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+    ours.send(encode(options))
+    return process, ours
+
+
+def _ready(message: bytes) -> Ready:
+    answer = FROM_ZYGOTE.decode(message) if message else Refused("its zygote ended; its standard error says why")
+    if isinstance(answer, Ready):
+        return answer
+    reason = answer.reason if isinstance(answer, Refused) else "its zygote said something unexpected"
+    raise StartRefused(
+        f"the sandbox would not hold: {reason}. Run on a kernel that has it, or accept a weaker sandbox with "
+        "LOOPAI_EXECUTOR_SANDBOX=degraded"
+    )
+
+
+def _death_of(report: Exited | None) -> Death:
+    """The limit that a worker hit, from how the kernel says it ended."""
+    if report is None:
+        return Death(ExecutionError.CRASHED, "the worker ended, and nobody knows how", blamed=False)
+    code = report.exit_code
+    if code == -signal.SIGSYS:
+        return Death(ExecutionError.FORBIDDEN, "the program made a system call that is not allowed")
+    if code == -signal.SIGKILL:
+        return Death(ExecutionError.MEMORY, "the kernel ended the worker for lack of memory")
+    if code == -signal.SIGXCPU:
+        return Death(ExecutionError.TIME, "the worker used up its processor time")
+    if code < 0:
+        return Death(ExecutionError.CRASHED, f"the worker died of {signal.Signals(-code).name}")
+    return Death(ExecutionError.CRASHED, f"the worker exited with code {code}")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Waits for the zygote, which ends when its control socket is closed, and ends it when it does not."""
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(_STOP_SECONDS)
+
+
+def _pid_of(pidfd: int | None, pid: int) -> int:
+    """The worker's number in our own pid namespace; the zygote only knows the one in its own."""
+    if pidfd is None:
+        return pid
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
+
+
+def _no_time() -> float:
+    return 0.0
+
+
+def _nothing() -> None:
+    return None

@@ -1,0 +1,35 @@
+"""Settings of the executor."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from loopai_common.contracts.execution import MAX_TIMEOUT_MS
+from loopai_common.runtime.settings import ServiceSettings
+
+
+class ExecutorSettings(ServiceSettings):
+    """What the executor can be told (``LOOPAI_EXECUTOR_…``)."""
+
+    sandbox: Literal["strict", "degraded"] = Field(
+        default="strict",
+        description="`strict` refuses to start when the kernel lacks a layer of the sandbox, `degraded` does not.",
+    )
+    default_timeout_ms: int = Field(
+        default=1000, ge=1, le=MAX_TIMEOUT_MS, description="Time of an execution that names none."
+    )
+    load_timeout_ms: int = Field(default=5000, ge=1, le=MAX_TIMEOUT_MS, description="Time a program may take to load.")
+    memory_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=8 * 1024 * 1024, description="Memory of a worker, beyond what all workers share."
+    )
+    output_bytes: int = Field(default=1024 * 1024, ge=1024, description="Largest output of an execution, as JSON.")
+    max_programs: int = Field(default=256, ge=1, description="Programs kept loaded; the least recently used one goes.")
+    max_queued_items: int = Field(
+        default=20_000,
+        ge=1,
+        description="Executions waiting or running before more are refused; one program may have half.",
+    )
+    max_code_cache_bytes: int = Field(
+        default=32 * 1024 * 1024, ge=0, description="Source of programs that is kept, so that it is not fetched again."
+    )
+    spare_workers: int = Field(default=2, ge=2, description="Locked workers without a program, kept forked.")

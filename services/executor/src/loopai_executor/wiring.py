@@ -1,0 +1,84 @@
+"""The composition root of the executor."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from starlette.applications import Starlette
+
+from loopai_common.errors import BusUnavailable, Overloaded
+from loopai_common.runtime.broker import Bus
+from loopai_common.runtime.health import Readiness
+from loopai_common.runtime.logging import get_logger
+from loopai_common.runtime.metrics import create_registry
+from loopai_common.runtime.rpc import RpcClient
+from loopai_common.runtime.service import operations_app
+from loopai_executor import handlers
+from loopai_executor.adapters.nats_part_publisher import NatsPartPublisher
+from loopai_executor.adapters.nats_program_source import NatsProgramSource
+from loopai_executor.catalogue import Catalogue
+from loopai_executor.domain import Counts
+from loopai_executor.metrics import ExecutorMetrics
+from loopai_executor.sandbox.pool import Pool, PoolLimits, verify_sandbox
+from loopai_executor.service import ExecutionService
+from loopai_executor.settings import ExecutorSettings
+
+SERVICE = "executor"
+
+log = get_logger()
+
+
+def build(settings: ExecutorSettings) -> Starlette:
+    """The executor, not started yet. Raises ``StartRefused`` when the sandbox would not hold on this machine."""
+    limits = PoolLimits(
+        memory_bytes=settings.memory_bytes,
+        output_bytes=settings.output_bytes,
+        load_timeout_ms=settings.load_timeout_ms,
+        max_programs=settings.max_programs,
+        max_queued_items=settings.max_queued_items,
+        spare_workers=settings.spare_workers,
+        degraded=settings.sandbox == "degraded",
+    )
+    missing = verify_sandbox(limits)
+    if missing:
+        log.warning("sandbox_degraded", missing=missing)
+    registry = create_registry(SERVICE)
+    bus = Bus(SERVICE, settings, registry)
+    counts = Counts()
+    pool = Pool(limits, counts)
+    ExecutorMetrics(counts, pool, registry)
+    catalogue = Catalogue(NatsProgramSource(RpcClient(bus)), max_code_bytes=settings.max_code_cache_bytes)
+    service = ExecutionService(
+        catalogue, pool, NatsPartPublisher(bus), counts, default_timeout_ms=settings.default_timeout_ms
+    )
+    readiness = _readiness(bus, pool)
+    handlers.register(bus, service)
+    bus.answer_ping(readiness)
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await pool.start()
+            stack.push_async_callback(pool.stop)
+            stack.push_async_callback(service.close)
+            await bus.start()
+            stack.push_async_callback(bus.drain)
+            yield
+
+    return operations_app(lifespan, readiness, registry)
+
+
+def _readiness(bus: Bus, pool: Pool) -> Readiness:
+    readiness = Readiness()
+
+    async def nats() -> None:
+        if not bus.connected:
+            raise BusUnavailable("not connected to NATS")
+
+    async def sandbox() -> str | None:
+        if not pool.available:
+            raise Overloaded("the sandbox is being restarted")
+        return f"degraded: {'; '.join(pool.missing)}" if pool.missing else None
+
+    readiness.add("nats", nats)
+    readiness.add("sandbox", sandbox)
+    return readiness

@@ -429,3 +429,17 @@ async def test_used_resources_are_counted_from_the_kernel(pool: Pool) -> None:
     await run(pool, burn, [1], timeout_ms=20_000)
     await eventually(lambda: pool.counts.worker_cpu_seconds > 0)
     assert pool.counts.worker_peak_memory_bytes > 20 << 20
+
+
+async def test_what_nobody_waits_for_any_more_is_not_run_behind_a_slow_program(pool: Pool) -> None:
+    slow = program(
+        "import time\ndef run(x):\n    end = time.monotonic() + 0.2\n    while time.monotonic() < end: pass\n"
+    )
+    await run(pool, slow, [0])
+    sink = submit(pool, slow, [0] * 60, deadline=time.time() + 0.5)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await sink.done
+    kinds = [kind for kind, _ in sink.answers]
+    assert kinds[0] == SUCCESS
+    assert kinds.count(REFUSED) >= 50
+    assert {code_of(answer) for answer in sink.answers if answer[0] == REFUSED} == {"deadline_exceeded"}

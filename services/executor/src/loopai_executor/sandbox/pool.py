@@ -36,6 +36,9 @@ from loopai_executor.sandbox.process import (
 from loopai_executor.sandbox.protocol import Answer, LoadRequest, ZygoteOptions, encode
 
 _MAX_BATCH_BYTES: Final = 1 << 20
+_BATCH_SECONDS: Final = 0.05
+_FIRST_BATCH: Final = 8
+_SMOOTHING: Final = 0.3
 _MAX_CALLS: Final = 1_000_000
 _MAX_AGE_SECONDS: Final = 300.0
 _CPU_SECONDS: Final = 900
@@ -88,6 +91,7 @@ class Lane:
         self._deaths = DeathCounter()
         self._unblamed_deaths = 0
         self._load_failure: Answer | None = None
+        self._item_seconds: float | None = None
         self._memory_checked = 0.0
 
     @property
@@ -160,11 +164,14 @@ class Lane:
         return worker.resident_bytes() - worker.blank_bytes > self._pool.limits.memory_bytes * _WORN_MEMORY
 
     def _next_batch(self) -> list[Job]:
-        """The suspects one by one, then up to 64 of the queue; what nobody waits for any more is refused."""
+        """The suspects one by one, then what the queue has; what nobody waits for any more is refused.
+
+        A batch cannot be called back, so it holds what takes about ``_BATCH_SECONDS``: of a slow program, one.
+        """
         now = time.time()
         batch: list[Job] = []
         size = 0
-        source, limit = (self._suspects, 1) if self._suspects else (self._queue, MAX_BATCH)
+        source, limit = (self._suspects, 1) if self._suspects else (self._queue, self._batch_limit())
         while source and len(batch) < limit and size < _MAX_BATCH_BYTES:
             job = source.popleft()
             if job.sink.deadline < now:
@@ -174,6 +181,11 @@ class Lane:
             batch.append(job)
             size += len(memoryview(job.input))
         return batch
+
+    def _batch_limit(self) -> int:
+        if self._item_seconds is None:
+            return _FIRST_BATCH
+        return max(1, min(MAX_BATCH, int(_BATCH_SECONDS / max(self._item_seconds, 1e-6))))
 
     def _send(self, worker: WorkerProcess, batch: list[Job]) -> None:
         self._batch = batch
@@ -192,7 +204,10 @@ class Lane:
     def _on_answers(self, answers: list[Answer], elapsed: float) -> None:
         count = len(answers)
         start = self._answered
-        latency_us = int(elapsed * 1e6 / count)
+        per_item = elapsed / count
+        latency_us = int(per_item * 1e6)
+        known = self._item_seconds
+        self._item_seconds = per_item if known is None else known + (per_item - known) * _SMOOTHING
         self._pool.counts.ran(count, elapsed)
         for (kind, payload), job in zip(answers, self._batch[start : start + count], strict=True):
             if kind == AnswerKind.SUCCESS or _well_formed(kind, payload):

@@ -136,7 +136,7 @@ class WorkerProcess:
         """
         self._expected = count
         self._budget, self._on_answers, self._on_death = budget, on_answers, on_death
-        self._since = self._loop.time()
+        self._since = time.perf_counter()  # uvloop's own clock counts whole milliseconds
         self._arm()
         self._write(memoryview(frame(payload)))
 
@@ -239,7 +239,7 @@ class WorkerProcess:
         if not 0 < len(answers) <= self._expected:
             self._distrust("it answered more, or less, than it was asked")
             return
-        now = self._loop.time()
+        now = time.perf_counter()
         elapsed, self._since = now - self._since, now
         self._expected -= len(answers)
         self.served += len(answers)

@@ -166,5 +166,5 @@ def test_every_error_has_a_status() -> None:
 
 def test_timestamps_have_milliseconds_and_z() -> None:
     text = timestamp_now()
-    assert text.endswith("Z")
+    assert text.endswith(b"Z")
     assert len(text) == len("2026-01-05T09:00:00.000Z")

@@ -50,7 +50,7 @@ class Edge:
         finally:
             self._metrics.in_flight -= 1
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._metrics.observe(method, _route(scope), status, time.perf_counter() - started)
+            self._metrics.counts(method, _route(scope)).observe(status, time.perf_counter() - started)
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

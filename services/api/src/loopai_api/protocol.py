@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from loopai_api.problems import HeadersTooLarge, RequestTimeout, error_body, status_of
@@ -35,6 +36,7 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
         self._receiving = False
         self._headers_complete = False
         self._head_bytes = 0
+        self._chunk_bytes = 0
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -50,7 +52,16 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        super().data_received(data)
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        self._chunk_bytes = len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # no protocol is offered to upgrade to: the request is answered like any other
+        except httptools.HttpParserError:
+            self._refuse(ValidationFailed("this is not a valid HTTP/1.1 request"))
+            return
         if self._receiving and not self._refused:
             # Only a request that did not arrive whole needs a deadline and a bound on its head.
             if not self._headers_complete:
@@ -68,7 +79,7 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._headers_complete = True
-        if not self._refused and not self._head_refused():
+        if not self._head_refused():
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -80,10 +91,8 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
         if not self._refused:
             super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(ValidationFailed("this is not a valid HTTP/1.1 request"))
-
     def _head_refused(self) -> bool:
+        """Refuses a head over the limits. Called for one that can be: the usual one is seen to be small at a glance."""
         if len(self.headers) > MAX_HEADERS:
             self._refuse(HeadersTooLarge(f"a request may have {MAX_HEADERS} headers"))
         elif len(self.url) + sum(len(n) + len(v) for n, v in self.headers) > MAX_HEADER_BYTES:
@@ -92,7 +101,8 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
 
     def _received(self) -> None:
         self._receiving = False
-        self._disarm()
+        if self._deadline is not None:
+            self._disarm()
 
     def _arm(self) -> None:
         self._deadline = self.loop.call_later(self.limits.receive_timeout_seconds, self._too_slow)

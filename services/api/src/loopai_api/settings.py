@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from loopai_common.runtime.settings import ServiceSettings
+from loopai_common.runtime.settings import WorkersSettings
 
 
-class ApiSettings(ServiceSettings):
+class ApiSettings(WorkersSettings):
     """Settings of one api process."""
 
     port: int = Field(default=8080, ge=0, le=65535, description="Port of the HTTP API; 0 takes a free one.")
@@ -30,7 +30,7 @@ class ApiSettings(ServiceSettings):
         default=10_000, ge=1, description="Executions waiting for an answer; 503 `overloaded` above that."
     )
     max_frames_in_flight: int = Field(
-        default=4,
+        default=2,
         ge=1,
         description="Unanswered frames above which further executions are gathered into larger ones.",
     )

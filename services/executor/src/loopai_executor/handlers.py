@@ -10,10 +10,9 @@ from nats.aio.msg import Msg
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import ArtifactActivated
 from loopai_common.contracts.execution import CheckProgram, CheckReport
-from loopai_common.errors import LoopaiError, PayloadTooLarge, ValidationFailed
+from loopai_common.errors import PayloadTooLarge, ValidationFailed
 from loopai_common.runtime import context
 from loopai_common.runtime.broker import Bus
-from loopai_common.runtime.errors import failure_headers, failure_of
 from loopai_executor.service import CHECK_SECONDS, ExecutionService
 
 _CONCURRENT_REQUESTS: Final = 256
@@ -34,17 +33,12 @@ def register(bus: Bus, service: ExecutionService) -> None:
             raise PayloadTooLarge("the answer is larger than one message may be; send fewer executions at a time")
         return NatsResponse(body, headers=_JSON)
 
-    # One frame is taken at a time, and answered in parts while the next ones are taken.
-    @broker.subscriber(subjects.FRAMES, queue=queue, decoder=_undecoded, no_reply=True)
-    async def frames(raw: Any) -> None:
-        if not raw.reply:
+    def frames(message: Msg) -> None:
+        if not message.reply:
             raise ValidationFailed("a frame without a reply subject cannot be answered")
-        try:
-            service.run_frame(raw.data, raw.reply, deadline=context.current().deadline)
-        except LoopaiError as error:
-            await bus.client.publish(
-                raw.reply, failure_of(error).model_dump_json().encode(), headers=failure_headers(error)
-            )
+        service.run_frame(message.data, message.reply, deadline=context.deadline_in(message.headers))
+
+    bus.on_raw(subjects.FRAMES, frames)
 
     @bus.on(subjects.PROGRAMS_CHECK, concurrency=8)
     async def check(command: CheckProgram) -> CheckReport:

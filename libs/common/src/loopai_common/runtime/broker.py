@@ -42,9 +42,13 @@ _RETRY_DELAYS_SECONDS = (1.0, 5.0, 15.0, 60.0)
 _CONNECT_ATTEMPT_SECONDS = 5
 _DRAIN_POLL_SECONDS = 0.01
 _ACK_SUBJECT = "$JS.ACK."
+_MAX_RAW_PENDING_BYTES = 256 * 1024 * 1024
 
 Subscriber = Callable[[Callable[..., Awaitable[Any]]], Any]
 """Registers a handler; its one parameter is the contract that the message holds."""
+
+RawHandler = Callable[[Msg], None]
+"""Takes a message as it came; must not block."""
 
 log = get_logger()
 
@@ -61,6 +65,8 @@ class Bus:
         self.in_flight = 0
         self._grace_seconds = settings.shutdown_grace_seconds
         self._client: Client | None = None
+        self._raw: dict[str, RawHandler] = {}
+        self._raw_subscriptions: list[Any] = []  # nats.py leaves their drain() untyped
         self.broker = NatsBroker(
             [url.strip() for url in settings.nats_url.split(",")],
             name=f"loopai-{service}",
@@ -114,6 +120,16 @@ class Bus:
             )
         await declare_streams(self.jetstream)
         await self.broker.start()
+        for subject, handler in self._raw.items():
+            self._raw_subscriptions.append(
+                await self._client.subscribe(
+                    subject,
+                    queue=self.service,
+                    cb=self._raw_callback(subject, handler),
+                    pending_msgs_limit=-1,
+                    pending_bytes_limit=_MAX_RAW_PENDING_BYTES,
+                )
+            )
         await self._client.flush()  # a request sent now must find the subscriptions (faststream#2563 and kin)
 
     async def drain(self) -> None:
@@ -160,6 +176,14 @@ class Bus:
         )
         return _checked(subscriber)
 
+    def on_raw(self, subject: str, handler: RawHandler) -> None:
+        """The handler takes undecoded messages on ``subject``, one at a time, and answers them itself, now or later.
+
+        For messages that each carry many requests: neither FastStream nor a request context stands between, which
+        cost more than such a message is worth. What the handler raises is answered like any other failure.
+        """
+        self._raw[subject] = handler
+
     def answer_ping(self, readiness: Readiness) -> None:
         """Lets other services see that this one is there, and how it is."""
 
@@ -169,19 +193,44 @@ class Bus:
 
         self.on(subjects.ping(self.service))(ping)
 
+    def _raw_callback(self, subject: str, handler: RawHandler) -> Callable[[Msg], Awaitable[None]]:
+        ok = self.metrics.messages.labels(subject, "ok")
+        failed = self.metrics.messages.labels(subject, "error")
+
+        async def callback(message: Msg) -> None:
+            try:
+                handler(message)
+            except Exception as error:
+                failed.inc()
+                known = as_loopai_error(error)
+                if known is None:
+                    log.exception("handler_failed", subject=subject)
+                    known = Internal("something unforeseen happened; the log has the cause")
+                if message.reply:
+                    reply = _failed(known)
+                    await self.client.publish(message.reply, reply.body, headers=reply.headers)
+            else:
+                ok.inc()
+
+        return callback
+
     def _boundary(self, message: Any, /, *, context: Any) -> "Boundary":
         return Boundary(message, context=context, bus=self)
 
     async def _drain_subscribers(self) -> None:
+        for subscription in self._raw_subscriptions:
+            if self.connected:
+                await subscription.drain()
+        self._raw_subscriptions.clear()
         for subscriber in self.broker.subscribers:
             if not isinstance(subscriber, LogicSubscriber) or subscriber.subscription is None:
                 continue
-            subscription: Any = subscriber.subscription
-            if hasattr(subscription, "fetch"):
+            consumer: Any = subscriber.subscription
+            if hasattr(consumer, "fetch"):
                 continue  # stops fetching in broker.stop(); what was not acknowledged comes again
             if self.connected:
                 # FastStream's own stop drops the requests that are queued; drain answers them first.
-                await subscription.drain()
+                await consumer.drain()
                 subscriber.subscription = None
         quiet = 0
         while quiet < 2:

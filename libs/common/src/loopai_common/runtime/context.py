@@ -70,15 +70,19 @@ def bound(context: RequestContext) -> Iterator[RequestContext]:
 
 def from_headers(headers: Mapping[str, str]) -> RequestContext:
     """The context that a bus message carries."""
-    try:
-        deadline = int(headers[subjects.DEADLINE_HEADER]) / 1000
-    except (KeyError, ValueError):
-        deadline = None
     return new_context(
         correlation_id=headers.get(subjects.CORRELATION_HEADER),
         traceparent=headers.get(subjects.TRACEPARENT_HEADER),
-        deadline=deadline,
+        deadline=deadline_in(headers),
     )
+
+
+def deadline_in(headers: Mapping[str, str] | None) -> float | None:
+    """The deadline that a bus message carries, as Unix time in seconds."""
+    try:
+        return int(headers[subjects.DEADLINE_HEADER]) / 1000 if headers else None
+    except (KeyError, ValueError):
+        return None
 
 
 def to_headers(context: RequestContext, deadline: float | None = None) -> dict[str, str]:

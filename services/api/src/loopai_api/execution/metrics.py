@@ -19,11 +19,6 @@ class PlainHistogram:
         self.counts = [0] * (len(BUCKETS_SECONDS) + 1)
         self.total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Counts one duration."""
-        self.counts[bisect_left(BUCKETS_SECONDS, seconds)] += 1
-        self.total += seconds
-
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts by upper bound, as Prometheus wants them."""
         cumulated = 0
@@ -57,35 +52,67 @@ class ExecutionMetrics(Collector):
         yield CounterMetricFamily("loopai_frame_items", "Executions sent in frames.", self.frame_items)
 
 
+class RouteCounts:
+    """Requests of one method to one route, by status, and how long they took."""
+
+    __slots__ = ("durations", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses: dict[int, int] = {}
+        self.durations = PlainHistogram()
+
+    def observe(self, status: int, seconds: float) -> None:
+        """Counts one request."""
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        durations = self.durations
+        durations.counts[bisect_left(BUCKETS_SECONDS, seconds)] += 1
+        durations.total += seconds
+
+
+class BatchMetrics(Collector):
+    """What batches count, item by item."""
+
+    def __init__(self) -> None:
+        self.items = {"success": 0, "error": 0, "timeout": 0}
+        self.waits = 0
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures as Prometheus families."""
+        items = CounterMetricFamily("loopai_batch_items", "Items of batches by how they ended.", labels=["status"])
+        for status, count in self.items.items():
+            items.add_metric([status], count)
+        yield items
+        yield CounterMetricFamily("loopai_batch_waits", "Times an item of a batch waited for room.", self.waits)
+
+
 class HttpMetrics(Collector):
     """What the HTTP side counts. Routes are templates, so the number of series is bounded."""
 
     def __init__(self) -> None:
-        self.requests: dict[tuple[str, str, int], int] = {}
-        self.durations: dict[str, PlainHistogram] = {}
         self.in_flight = 0
+        self._routes: dict[tuple[str, str], RouteCounts] = {}
 
-    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Counts one request."""
-        key = (method, route, status)
-        self.requests[key] = self.requests.get(key, 0) + 1
-        histogram = self.durations.get(route)
-        if histogram is None:
-            histogram = self.durations[route] = PlainHistogram()
-        histogram.observe(seconds)
+    def counts(self, method: str, route: str) -> RouteCounts:
+        """The counts of one method and route, made when they are asked for first."""
+        found = self._routes.get((method, route))
+        if found is None:
+            found = self._routes[method, route] = RouteCounts()
+        return found
 
     def collect(self) -> Iterator[Metric]:
         """The figures as Prometheus families."""
         requests = CounterMetricFamily(
             "loopai_http_requests", "Requests answered.", labels=["method", "route", "status"]
         )
-        for (method, route, status), count in list(self.requests.items()):
-            requests.add_metric([method, route, str(status)], count)
-        yield requests
         durations = HistogramMetricFamily(
-            "loopai_http_request_duration_seconds", "Time from the request to its answer.", labels=["route"]
+            "loopai_http_request_duration_seconds",
+            "Time from the request to its answer.",
+            labels=["method", "route"],
         )
-        for route, histogram in list(self.durations.items()):
-            durations.add_metric([route], histogram.buckets(), histogram.total)
+        for (method, route), counts in list(self._routes.items()):
+            for status, count in list(counts.statuses.items()):
+                requests.add_metric([method, route, str(status)], count)
+            durations.add_metric([method, route], counts.durations.buckets(), counts.durations.total)
+        yield requests
         yield durations
         yield GaugeMetricFamily("loopai_http_requests_in_flight", "Requests being answered.", self.in_flight)

@@ -11,44 +11,57 @@ from loopai_common.errors import ERRORS_BY_CODE, Internal, LoopaiError, Violatio
 _encode = msgspec.json.Encoder().encode
 _decode_reason = msgspec.json.Decoder(tuple[str, str]).decode
 
+_SUCCESS = int(AnswerKind.SUCCESS)
+_NO_REASON = b'"error_code":null,"error_message":null'
+_TEMPLATE = (
+    b'{"execution_id":"%b","task_id":"%b","program_id":"%b","version":%d,"status":"%b","output":%b,%b,'
+    b'"latency_ms":%d.%03d,"sampled_for_validation":%b,"executed_at":"%b","correlation_id":%b}'
+)
+
 _second = -1
-_second_text = ""
+_second_text = b""
 
 
-def timestamp_now() -> str:
+def timestamp_now() -> bytes:
     """The current time as RFC 3339 with milliseconds; the text of the second is kept between calls."""
     global _second, _second_text
     milliseconds = time.time_ns() // 1_000_000
     second, fraction = divmod(milliseconds, 1000)
     if second != _second:
-        _second, _second_text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-    return f"{_second_text}.{fraction:03d}Z"
+        _second, _second_text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+    return b"%b.%03dZ" % (_second_text, fraction)
 
 
 def render_execution(item: FrameItem, group: FrameAnswerGroup, answer: FrameAnswer) -> bytes:
     """The body of an ``ExecuteResponse``; raises the error that stands for a refusal."""
-    if answer.kind == AnswerKind.SUCCESS:
-        status, output = "success", bytes(answer.payload)
-        reason = '"error_code":null,"error_message":null'
-    elif answer.kind in (AnswerKind.ERROR, AnswerKind.TIMEOUT):
-        status, output = ("error" if answer.kind == AnswerKind.ERROR else "timeout"), b"null"
+    kind = answer.kind
+    if kind == _SUCCESS:
+        status, output, reason = b"success", bytes(answer.payload), _NO_REASON
+    elif kind in (AnswerKind.ERROR, AnswerKind.TIMEOUT):
+        status, output = (b"error" if kind == AnswerKind.ERROR else b"timeout"), b"null"
         try:
             code, message = _decode_reason(answer.payload)
         except msgspec.MsgspecError as error:
             raise Internal("the executor's answer cannot be read") from error
-        reason = f'"error_code":{_encode(code).decode()},"error_message":{_encode(message).decode()}'
+        reason = b'"error_code":%b,"error_message":%b' % (_encode(code), _encode(message))
     else:
         raise refusal(bytes(answer.payload))
-    correlation = _encode(item.correlation_id or item.execution_id).decode()
-    head = (
-        f'{{"execution_id":"{item.execution_id}","task_id":"{group.task_id}","program_id":"{group.program_id}",'
-        f'"version":{group.version},"status":"{status}","output":'
+    execution_id = item.execution_id.encode()
+    correlation = _encode(item.correlation_id) if item.correlation_id else b'"%b"' % execution_id
+    return _TEMPLATE % (
+        execution_id,
+        group.task_id.encode(),
+        group.program_id.encode(),
+        group.version,
+        status,
+        output,
+        reason,
+        answer.latency_us // 1000,
+        answer.latency_us % 1000,
+        b"true" if answer.sampled else b"false",
+        timestamp_now(),
+        correlation,
     )
-    tail = (
-        f',{reason},"latency_ms":{answer.latency_us / 1000},"sampled_for_validation":'
-        f'{"true" if answer.sampled else "false"},"executed_at":"{timestamp_now()}","correlation_id":{correlation}}}'
-    )
-    return b"".join((head.encode(), output, tail.encode()))
 
 
 def refusal(payload: bytes) -> LoopaiError:

@@ -1,7 +1,7 @@
 """The fast lane's way in and out: a hot request takes the face of uvicorn's ``RequestResponseCycle``.
 
 With that face, the order of pipelined answers, graceful shutdown and disconnects stay uvicorn's. A request is hot when
-it is a plain ``POST …/execute``: HTTP/1.1 with keep-alive, ``application/json``, a declared length within the limit, no
+it is a plain ``POST …/execute``: kept alive, ``application/json``, a declared length within the limit, no
 expectation, encoding or preference, and nothing before it on the connection still being answered.
 """
 
@@ -16,13 +16,13 @@ from loopai_api.execution.rendering import render_execution
 from loopai_api.execution.requests import frame_item, parse_execute
 from loopai_api.fastlane.lane import FastLane
 from loopai_api.problems import RETRY_AFTER_SECONDS, error_body, status_of
-from loopai_api.protocol import LoopaiHttpProtocol
+from loopai_api.protocol import MAX_HEADER_BYTES, MAX_HEADERS, LoopaiHttpProtocol
 from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup
 from loopai_common.errors import LoopaiError
 from loopai_common.identifiers import new_id
 from loopai_common.runtime.context import is_correlation_id
 
-_UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"content-encoding", b"prefer", b"upgrade", b"connection"})
+_UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"content-encoding", b"prefer", b"upgrade"})
 
 
 class _NoEvent:
@@ -132,7 +132,9 @@ class FastLaneProtocol(LoopaiHttpProtocol):
 
     def on_headers_complete(self) -> None:
         self._headers_complete = True
-        if self._refused or self._head_refused():
+        if (
+            self._refused or len(self.headers) > MAX_HEADERS or self._head_bytes + self._chunk_bytes > MAX_HEADER_BYTES
+        ) and self._head_refused():
             return
         task = self._hot_task()
         if task is None:
@@ -191,11 +193,9 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         cycle = self.cycle
         if (cycle is not None and not cycle.response_complete) or self.pipeline:
             return None
-        parser = self.parser
-        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
-            return None
         task = self.lane.task_of(self.url)
-        if task is None:
+        parser = self.parser
+        if task is None or parser.get_method() != b"POST" or not parser.should_keep_alive():
             return None
         length = 0
         content_type = correlation_id = None
@@ -206,9 +206,10 @@ class FastLaneProtocol(LoopaiHttpProtocol):
                 length = int(value)
             elif name == b"x-correlation-id":
                 correlation_id = value.decode("latin-1")
-            elif name in _UNUSUAL and not (name == b"connection" and value.lower() == b"keep-alive"):
+            elif name in _UNUSUAL:
                 return None
         if content_type != b"application/json" or not 0 < length <= self.lane.max_body_bytes:
             return None
-        self._sent_correlation_id = correlation_id if is_correlation_id(correlation_id) else None
+        sent = correlation_id is not None and is_correlation_id(correlation_id)
+        self._sent_correlation_id = correlation_id if sent else None
         return task

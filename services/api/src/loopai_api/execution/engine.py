@@ -31,7 +31,7 @@ from loopai_common.contracts.frames import (
 from loopai_common.errors import BusUnavailable, DeadlineExceeded, Internal, LoopaiError, NoExecutor, Overloaded
 from loopai_common.runtime.logging import get_logger
 
-_SLOT_SECONDS = 0.005
+_SLOT_SECONDS = 0.002
 _SWEEP_SECONDS = 0.05
 _ITEM_OVERHEAD_BYTES = 96
 _NO_RESPONDERS_RETRY_SECONDS = 0.025

@@ -139,7 +139,7 @@ async def test_batch_is_answered_in_order_with_refusals_in_place(stage: Stage) -
         ("spam", "active", b"[]", "validation_error"),
         ("spam", "active", b"{", "malformed_json"),
         ("spam", "active", b"", "malformed_json"),
-        ("spam", "active", b'{"input": ' + b"[" * 5000 + b"]" * 5000 + b"}", "malformed_json"),
+        ("spam", "active", b'{"input": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "malformed_json"),
     ],
 )
 async def test_refused_request_is_a_typed_failure(

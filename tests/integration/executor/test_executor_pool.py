@@ -443,3 +443,12 @@ async def test_what_nobody_waits_for_any_more_is_not_run_behind_a_slow_program(p
     assert kinds[0] == SUCCESS
     assert kinds.count(REFUSED) >= 50
     assert {code_of(answer) for answer in sink.answers if answer[0] == REFUSED} == {"deadline_exceeded"}
+
+
+@pytest.mark.parametrize("depth", [500, 900, 990])
+@pytest.mark.parametrize("schema", [True, {"type": "object"}])
+async def test_an_input_nested_deeply_is_not_the_programs_fault(pool: Pool, depth: int, schema: Any) -> None:
+    target = program("def run(x):\n    return 1\n", input_schema=schema)
+    for _ in range(10):
+        ((kind, payload),) = await run(pool, target, [b"[" * depth + b"]" * depth])
+        assert (kind, payload) == (SUCCESS, 1) if schema is True else kind == REFUSED

@@ -124,6 +124,8 @@ class Worker:
         self._ticker.install()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
+        # The executor decodes within the usual limit: what it passed on must not fail here and be the program's fault.
+        sys.setrecursionlimit(2 * sys.getrecursionlimit())
         self._decimal_context = decimal.DefaultContext.copy()
         sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = _Sink()  # type: ignore[assignment,misc]  # enough of a text file for print
 
@@ -223,7 +225,10 @@ class Worker:
 
     @staticmethod
     def _input_refused(validator: Validator, value: Any) -> Answer:
-        found = instance_violations(validator, value, "input")
+        try:
+            found = instance_violations(validator, value, "input")
+        except ValueError:  # how the validator says that the value is nested deeper than it looks
+            return _refused("input_schema_violation", "the input is nested too deeply to be checked", [])
         details = [{"field": v.field, "message": v.message, "code": v.code} for v in found]
         return _refused("input_schema_violation", "the input does not satisfy the task's input schema", details)
 

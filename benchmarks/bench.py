@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from benchmarks import load
 from benchmarks.processes import Memory, cpu_seconds, memory
@@ -30,13 +31,31 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """One number. ``note`` says what it is compared with, or under which conditions it was taken."""
+
+    scenario: str
+    name: str
+    value: float
+    unit: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Bench:
     """What a scenario is given: a running stack, a directory of its own, and how much to measure."""
 
     stack: LocalStack
+    ready_seconds: float
     directory: Path
     seconds: float
     connections: Sequence[int]
+
+    def system(self, name: str, requests: Sequence[load.Request]) -> System:
+        """The stack as a system under load."""
+        url = urlsplit(self.stack.base_url)
+        target = load.Target(url.hostname or "", url.port or 80, requests)
+        return System(name, target, {process: [pid] for process, pid in self.stack.pids.items()})
 
     def measure(self, scenario: str, system: System, connections: int) -> Measurement:
         """Warms the system up under the load, then measures it."""

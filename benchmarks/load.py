@@ -15,16 +15,24 @@ from pathlib import Path
 from typing import Any
 
 _SLACK_SECONDS = 30.0
+_ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A POST; neither path nor body holds a tab or a line break."""
+
+    path: str
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the load goes; ``bodies`` are sent in turn."""
+    """Where the load goes; ``requests`` are sent in turn."""
 
     host: str
     port: int
-    path: str
-    bodies: Sequence[bytes]
+    requests: Sequence[Request]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,33 +60,54 @@ def generator() -> str:
 def run(target: Target, *, connections: int, seconds: float) -> Load:
     """Puts load on the target for ``seconds``."""
     with tempfile.TemporaryDirectory(prefix="loopai-load-") as directory:
-        bodies = Path(directory, "bodies.jsonl")
-        bodies.write_bytes(b"\n".join(target.bodies) + b"\n")
-        command = (_wrk if generator() == "wrk" else _own)(target, bodies, connections, seconds)
-        limit = seconds + _SLACK_SECONDS
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=True)
+        command = (_wrk if generator() == "wrk" else _own)(target, _written(target, directory), connections, seconds)
+        return _result(command, seconds)
+
+
+def run_at_rate(target: Target, *, connections: int, seconds: float, rate: float) -> Load:
+    """Sends ``rate`` requests a second whether or not the ones before are answered (an open loop).
+
+    Latency counts from the moment at which a request was due, so that a stall is not left out of the figures
+    (coordinated omission).
+    """
+    with tempfile.TemporaryDirectory(prefix="loopai-load-") as directory:
+        command = [*_own(target, _written(target, directory), connections, seconds), str(rate)]
+        return _result(command, seconds)
+
+
+def _written(target: Target, directory: str) -> Path:
+    path = Path(directory, "requests.tsv")
+    path.write_bytes(b"".join(b"%b\t%b\n" % (request.path.encode(), request.body) for request in target.requests))
+    return path
+
+
+def _result(command: Sequence[str], seconds: float) -> Load:
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, timeout=seconds + _SLACK_SECONDS, check=True, cwd=_ROOT
+    )
     result: Any = json.loads(done.stdout.splitlines()[-1])
     return Load(**result)
 
 
-def _own(target: Target, bodies: Path, connections: int, seconds: float) -> list[str]:
-    options = [target.host, str(target.port), target.path, str(bodies), str(connections), str(seconds)]
+def _own(target: Target, requests: Path, connections: int, seconds: float) -> list[str]:
+    options = [target.host, str(target.port), str(requests), str(connections), str(seconds)]
     return [sys.executable, "-m", "benchmarks.load_client", *options]
 
 
-def _wrk(target: Target, bodies: Path, connections: int, seconds: float) -> list[str]:
-    script = bodies.with_name("post.lua")
+def _wrk(target: Target, requests: Path, connections: int, seconds: float) -> list[str]:
+    script = requests.with_name("post.lua")
     script.write_text(_WRK_SCRIPT)
-    url = f"http://{target.host}:{target.port}{target.path}"
+    url = f"http://{target.host}:{target.port}"
     duration = f"{max(1, round(seconds))}s"
-    return ["wrk", "-t1", f"-c{connections}", f"-d{duration}", "-s", str(script), url, "--", str(bodies)]
+    return ["wrk", "-t1", f"-c{connections}", f"-d{duration}", "-s", str(script), url, "--", str(requests)]
 
 
 _WRK_SCRIPT = """
 local requests, at = {}, 0
 function init(args)
-  for body in io.lines(args[1]) do
-    requests[#requests + 1] = wrk.format("POST", nil, {["Content-Type"] = "application/json"}, body)
+  for line in io.lines(args[1]) do
+    local path, body = line:match("^(.-)\t(.*)$")
+    requests[#requests + 1] = wrk.format("POST", path, {["Content-Type"] = "application/json"}, body)
   end
 end
 function request()

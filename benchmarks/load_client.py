@@ -1,14 +1,20 @@
-"""A minimal HTTP/1.1 keep-alive load client on raw sockets. Run by :mod:`benchmarks.load`, prints one line of JSON."""
+"""A minimal HTTP/1.1 keep-alive load client on raw sockets. Run by :mod:`benchmarks.load`, prints one line of JSON.
+
+Without a rate each connection posts when it has its answer (a closed loop). With one, requests are due at fixed times
+on whichever connection is free, wait in line when none is, and count their latency from when they were due.
+"""
 
 import asyncio
 import itertools
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
@@ -28,8 +34,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Sends the first request."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
         self._send()
 
     def data_received(self, data: bytes) -> None:
@@ -58,30 +63,101 @@ class Connection(asyncio.Protocol):
             self.errors += 1
             self._finish()
 
+    def end(self) -> None:
+        """Closes a connection that has no request."""
+        self._done.set_result(None)
+        if self._transport is not None:
+            self._transport.close()
+
     def _send(self) -> None:
         assert self._transport is not None
         self._sent_at = time.perf_counter()
         self._transport.write(next(self._requests))
 
     def _finish(self) -> None:
-        self._done.set_result(None)
-        if self._transport is not None:
-            self._transport.close()
+        self.end()
+
+
+class RatedConnection(Connection):
+    """Posts what is due, and is given to ``free`` when nothing is."""
+
+    def __init__(self, requests: Iterator[bytes], done: "asyncio.Future[None]", line: "Line") -> None:
+        super().__init__(requests, 0.0, done)
+        self._line = line
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Waits for its first request."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are not subclasses
+        self._line.free.append(self)
+
+    def send_due(self, due: float) -> None:
+        """Posts the next request, which was due at ``due``."""
+        self._send()
+        self._sent_at = due
+
+    def _finish(self) -> None:
+        if self._transport is not None and self._transport.is_closing():
+            super()._finish()
+        elif self._line.waiting:
+            self.send_due(self._line.waiting.popleft())
+        elif self._line.over:
+            super()._finish()
+        else:
+            self._line.free.append(self)
+
+
+class Line:
+    """Connections without a request, and the times at which requests without a connection were due."""
+
+    def __init__(self) -> None:
+        self.free: list[RatedConnection] = []
+        self.waiting: deque[float] = deque()
+        self.over = False
+
+    async def run(self, rate: float, seconds: float) -> None:
+        """Makes ``rate`` requests a second due, evenly spaced, for ``seconds``."""
+        started = time.perf_counter()
+        made, total = 0, int(rate * seconds)
+        while made < total:
+            reached = min(total, int((time.perf_counter() - started) * rate) + 1)
+            for number in range(made, reached):
+                due = started + number / rate
+                if self.free:
+                    self.free.pop().send_due(due)
+                else:
+                    self.waiting.append(due)
+            made = reached
+            await asyncio.sleep(0.0005)
+        self.over = True
+        for connection in self.free:
+            connection.end()
 
 
 def _same(client: Connection) -> Connection:
     return client
 
 
-async def run(host: str, port: int, path: str, bodies: list[bytes], connections: int, seconds: float) -> str:
-    """Puts load on the server; returns the result as JSON."""
+async def run(host: str, port: int, lines: list[bytes], connections: int, seconds: float, rate: float) -> str:
+    """Puts load on the server, at ``rate`` requests a second unless it is 0; returns the result as JSON."""
     loop = asyncio.get_running_loop()
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\nContent-Length: "
-    requests = itertools.cycle([f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies])
+    encoded = []
+    for line in lines:
+        path, _, body = line.partition(b"\t")
+        head = f"POST {path.decode()} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+        encoded.append(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    requests = itertools.cycle(encoded)
+    due = Line()
     started = time.perf_counter()
     waiting = [loop.create_future() for _ in range(connections)]
-    clients = [Connection(requests, started + seconds, done) for done in waiting]
+    clients: list[Connection]
+    if rate:
+        clients = [RatedConnection(requests, done, due) for done in waiting]
+    else:
+        clients = [Connection(requests, started + seconds, done) for done in waiting]
     await asyncio.gather(*(loop.create_connection(partial(_same, client), host, port) for client in clients))
+    if rate:
+        started = time.perf_counter()
+        await due.run(rate, seconds)
     await asyncio.gather(*waiting)
     elapsed = time.perf_counter() - started
     ordered = sorted(itertools.chain.from_iterable(client.latencies for client in clients))
@@ -102,6 +178,7 @@ async def run(host: str, port: int, path: str, bodies: list[bytes], connections:
 
 
 if __name__ == "__main__":
-    host, port, path, bodies_file, connections, seconds = sys.argv[1:]
-    lines = Path(bodies_file).read_bytes().splitlines()
-    print(uvloop.run(run(host, int(port), path, lines, int(connections), float(seconds))))
+    host, port, requests_file, connections, seconds, *more = sys.argv[1:]
+    rate = float(more[0]) if more else 0.0
+    lines = Path(requests_file).read_bytes().splitlines()
+    print(uvloop.run(run(host, int(port), lines, int(connections), float(seconds), rate)))

@@ -1,6 +1,7 @@
-"""The figures as a table and as a file."""
+"""The figures as tables and as a file. ``python -m benchmarks.report results/x.json`` prints a file as Markdown."""
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -13,22 +14,47 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import load, machine
-from benchmarks.bench import Measurement
+from benchmarks.bench import Figure, Measurement
 
 _SYSTEM = "Loopai"
 _MB = 1024 * 1024
 _SHOWN_US = 0.05
+_WHOLE_FROM = 1000
+_TEXT_COLUMNS = frozenset({"system", "process", "by process", "scenario", "figure", "unit", "note", ""})
 
 
-def print_report(measurements: Sequence[Measurement]) -> None:
-    """A table of all measurements, one of CPU by process, and one of memory after the load."""
+def one_line(result: Measurement | Figure) -> str:
+    """A result as it is told while the others run."""
+    if isinstance(result, Figure):
+        return f"{result.name}: {_number(result.value)} {result.unit} ({result.note})"
+    figures = f"{result.load.requests_per_second:,.0f}/s, {result.total_cpu_us:.1f} µs"
+    return f"{result.system}, {result.connections} connections: {figures}"
+
+
+def print_report(measurements: Sequence[Measurement], figures: Sequence[Figure]) -> None:
+    """Tables of what was measured."""
     console = Console(highlight=False, width=None if Console().is_terminal else 140)
+    if measurements:
+        _print_measurements(console, measurements)
+    if figures:
+        table = _table("scenario", "figure", "value", "unit", "note")
+        for figure in figures:
+            table.add_row(figure.scenario, figure.name, _number(figure.value), figure.unit, figure.note)
+        console.print(table)
+
+
+def _print_measurements(console: Console, measurements: Sequence[Measurement]) -> None:
+    """A table of all measurements, one of CPU by process, and one of memory after the load."""
     table = _table("connections", "system", "requests/s", "CPU µs/request", "p50 ms", "p95 ms", "p99 ms", "errors", "")
     for connections in sorted({m.connections for m in measurements}):
         rows = [m for m in measurements if m.connections == connections]
         ours = next((m for m in rows if m.system == _SYSTEM), None)
         for m in rows:
-            ratio = f"{m.total_cpu_us / ours.total_cpu_us:.1f} x the CPU" if ours and m is not ours else ""
+            ratio = (
+                f"{m.total_cpu_us / ours.total_cpu_us:.1f} x the CPU"
+                if ours and m is not ours and m.scenario == ours.scenario
+                else ""
+            )
             of = m.load
             latencies = [f"{of.p50_ms:.2f}", f"{of.p95_ms:.2f}", f"{of.p99_ms:.2f}"]
             figures = [f"{of.requests_per_second:,.0f}", f"{m.total_cpu_us:.1f}", *latencies, str(of.errors)]
@@ -51,8 +77,10 @@ def print_report(measurements: Sequence[Measurement]) -> None:
     console.print(sizes)
 
 
-def write_report(measurements: Sequence[Measurement], directory: Path, *, seconds: float) -> Path:
-    """Writes the measurements with the machine described; returns the file."""
+def write_report(
+    measurements: Sequence[Measurement], figures: Sequence[Figure], directory: Path, *, seconds: float
+) -> Path:
+    """Writes the results with the machine described; returns the file."""
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
     body = {
@@ -61,10 +89,35 @@ def write_report(measurements: Sequence[Measurement], directory: Path, *, second
         "load_generator": load.generator(),
         "seconds": seconds,
         "measurements": [_as_json(m) for m in measurements],
+        "figures": [asdict(figure) for figure in figures],
     }
     path = directory / f"{now.strftime('%Y%m%d-%H%M%S')}-{time.perf_counter_ns() % 1000:03}.json"
     path.write_text(json.dumps(body, indent=2) + "\n")
     return path
+
+
+def markdown(body: dict[str, Any]) -> str:
+    """A file of results as Markdown tables, with the machine described."""
+    machine_text = ", ".join(f"{name} {value}" for name, value in body["machine"].items())
+    lines = [f"Measured {body['at']}, load by {body['load_generator']}, {body['seconds']:g} s each. {machine_text}."]
+    if body["measurements"]:
+        lines += ["", "| scenario | system | connections | requests/s | CPU µs/request | p50 ms | p95 ms | p99 ms |"]
+        lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for m in body["measurements"]:
+        of = m["load"]
+        lines.append(
+            f"| {m['scenario']} | {m['system']} | {m['connections']} | {of['requests_per_second']:,.0f} "
+            f"| {m['total_cpu_us']:.1f} | {of['p50_ms']:.2f} | {of['p95_ms']:.2f} | {of['p99_ms']:.2f} |"
+        )
+    if body["figures"]:
+        lines += ["", "| scenario | figure | value | unit | note |", "| --- | --- | ---: | --- | --- |"]
+    for f in body["figures"]:
+        lines.append(f"| {f['scenario']} | {f['name']} | {_number(f['value'])} | {f['unit']} | {f['note']} |")
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= _WHOLE_FROM else f"{value:.2f}"
 
 
 def _as_json(measurement: Measurement) -> dict[str, Any]:
@@ -79,6 +132,10 @@ def _last_of_each(measurements: Iterable[Measurement]) -> Iterable[Measurement]:
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        text = column in {"system", "process", "by process", ""}
-        table.add_column(column, justify="left" if text else "right")
+        table.add_column(column, justify="left" if column in _TEXT_COLUMNS else "right")
     return table
+
+
+if __name__ == "__main__":
+    for file in sys.argv[1:]:
+        print(markdown(json.loads(Path(file).read_text())))

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 from benchmarks.baselines import fastapi_faststream, program
-from benchmarks.load import Target
+from benchmarks.load import Request, Target
 from loopai_client.local.nats_server import NatsServer, free_port
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def fastapi_in_process(source: Path, bodies: Sequence[bytes]) -> Iterator[System
     port = free_port()
     environment = {program.VARIABLE: str(source)}
     with _web("fastapi_inprocess", port, environment) as web:
-        yield System("FastAPI, in process", Target(_HOST, port, "/execute", bodies), {"fastapi": [web]})
+        yield System("FastAPI, in process", _target(port, bodies), {"fastapi": [web]})
 
 
 @contextmanager
@@ -51,16 +51,20 @@ def fastapi_and_faststream(source: Path, bodies: Sequence[bytes], directory: Pat
             worker = stack.enter_context(_process(["-m", fastapi_faststream.__name__], environment))
             web = stack.enter_context(_web("fastapi_faststream", port, environment))
             processes = {"fastapi": [web], "worker": [worker], "nats-server": [nats.pid]}
-            yield System("FastAPI + FastStream", Target(_HOST, port, "/execute", bodies), processes)
+            yield System("FastAPI + FastStream", _target(port, bodies), processes)
     finally:
         nats.stop()
 
 
-def post(target: Target, body: bytes) -> bytes:
+def _target(port: int, bodies: Sequence[bytes]) -> Target:
+    return Target(_HOST, port, [Request("/execute", body) for body in bodies])
+
+
+def post(target: Target, request: Request) -> bytes:
     """One request; returns the body of the answer, raises :class:`~urllib.error.URLError`."""
-    url = f"http://{target.host}:{target.port}{target.path}"
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as response:
+    url = f"http://{target.host}:{target.port}{request.path}"
+    posted = urllib.request.Request(url, request.body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(posted, timeout=10) as response:
         answer: bytes = response.read()
     return answer
 
@@ -70,7 +74,7 @@ def wait_until_it_answers(target: Target) -> bytes:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
-            return post(target, target.bodies[0])
+            return post(target, target.requests[0])
         except (URLError, OSError):
             if time.monotonic() > deadline:
                 raise

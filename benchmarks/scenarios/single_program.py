@@ -4,11 +4,11 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from benchmarks import programs
 from benchmarks.baselines import program
 from benchmarks.bench import Bench, Measurement
-from benchmarks.load import Load, Target
+from benchmarks.load import Load, Request
 from benchmarks.systems import System, fastapi_and_faststream, fastapi_in_process, wait_until_it_answers
 from loopai_client import demo
 from loopai_client.client import MAX_WAIT_SECONDS, LoopaiClient
@@ -27,10 +27,11 @@ def run(bench: Bench) -> Iterator[Measurement]:
         source = bench.directory / "program.py"
         source.write_text(client.get_code(task.id), encoding="utf-8")
     yield _alone(bench, source, bodies)
-    url = urlsplit(bench.stack.base_url)
-    target = Target(url.hostname or "", url.port or 80, f"/api/v1/tasks/{task.id}/execute", bodies)
-    loopai = System("Loopai", target, {name: [pid] for name, pid in bench.stack.pids.items()})
-    yield from _measure(bench, loopai)
+    path = f"/api/v1/tasks/{task.id}/execute"
+    yield from _measure(bench, bench.system("Loopai", [Request(path, body) for body in bodies]))
+    tiny = programs.publish_tiny(bench.stack.nats_url)
+    path = f"/api/v1/tasks/{tiny.task_id}/execute"
+    yield from _measure(bench, bench.system("Loopai, tiny program", [Request(path, body) for body in bodies]))
     with fastapi_in_process(source, bodies) as system:
         yield from _measure(bench, system)
     with fastapi_and_faststream(source, bodies, bench.directory / "nats-baseline") as system:

@@ -280,3 +280,34 @@ async def test_broken_messages_on_the_bus_are_typed_errors(product: Product, sub
     reply = await product.request(subject, body)
     assert (reply.headers or {}).get("Nats-Service-Error-Code"), reply.data
     assert json.loads(reply.data)["code"] in {"validation_error", "malformed_json", "artifact_not_found"}
+
+
+@pytest.mark.parametrize("depth", [50, 300, 900, 990, 5_000])
+@pytest.mark.parametrize("field", ["input_schema", "output_schema", "examples"])
+async def test_a_definition_nested_deeply_is_a_typed_error(http: httpx.AsyncClient, depth: int, field: str) -> None:
+    nested = "[" * depth + "]" * depth
+    if field == "examples":
+        nested = f'[{{"input": {nested}, "output": {nested}}}]'
+    else:
+        nested = '{"items": ' * depth + "{}" + "}" * depth if depth > 50 else '{"type": ' + nested + "}"
+    body = {k: v for k, v in definition_body().items() if k != field}
+    text = json.dumps(body)[:-1] + f', "{field}": {nested}}}'
+    response = await http.post(f"{V1}/tasks", content=text.encode(), headers=JSON)
+    assert response.json()["code"] in {"validation_error", "malformed_json"}
+    assert response.status_code == 400
+
+
+@pytest.mark.parametrize("depth", [50, 300, 900, 990])
+async def test_an_input_nested_deeply_is_answered(product: Product, depth: int) -> None:
+    anything = await product.program("def run(input):\n    return 1\n", sampling_rate=0)
+    typed = await product.program("def run(input):\n    return 1\n", input_schema={"type": "object"}, sampling_rate=0)
+    body = f'{{"input": {"[" * depth + "]" * depth}}}'.encode()
+    for _ in range(10):
+        response = await product.http.post(f"{V1}/tasks/{anything['id']}/execute", content=body, headers=JSON)
+        assert (response.status_code, response.json().get("output")) == (200, 1) or (
+            response.status_code,
+            response.json()["code"],
+        ) == (400, "malformed_json")
+        response = await product.http.post(f"{V1}/tasks/{typed['id']}/execute", content=body, headers=JSON)
+        assert response.status_code == 400
+    assert await product.output(typed["id"], {}) == 1

@@ -25,11 +25,25 @@ class LocalStack:
     own, which lives until :meth:`stop` (the kernel ends the processes with the thread that started them).
     """
 
-    def __init__(self, data_dir: Path, *, nats_url: str | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        nats_url: str | None = None,
+        api_workers: int | None = None,
+        executor_workers: int | None = None,
+    ) -> None:
         self.events: list[Event] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="local-stack", daemon=True)
-        self._stack = Stack(StackSettings(data_dir, port=free_port(), nats_url=nats_url), self.events.append)
+        settings = StackSettings(
+            data_dir,
+            port=free_port(),
+            nats_url=nats_url,
+            api_workers=api_workers,
+            executor_workers=executor_workers,
+        )
+        self._stack = Stack(settings, self.events.append)
 
     @property
     def base_url(self) -> str:
@@ -67,6 +81,10 @@ class LocalStack:
     def terminate(self, service: str, *, grace_seconds: float = 30.0) -> bool:
         """Stops a service with SIGTERM; returns whether it ended by itself within the grace."""
         return self._run(self._stack.supervisor.processes[service].stop(grace_seconds=grace_seconds))
+
+    def ending(self, service: str) -> str:
+        """How a service ended, in words."""
+        return self._stack.supervisor.processes[service].ending
 
     def pause(self, service: str) -> None:
         """Freezes a service: its connections stay open and nothing answers."""

@@ -221,12 +221,13 @@ async def test_an_answer_after_the_second_sending_counts(sender: RememberingSend
     assert caller.outputs == {"a": b"1"}
 
 
-async def test_an_unreadable_answer_fails_the_frame(sender: RememberingSender) -> None:
+@pytest.mark.parametrize("data", [b"[1,[[", b"", b'[1,[["\xff","p",1,[]]]]', b"[" * 100_000], ids=range(4))
+async def test_an_unreadable_answer_fails_the_frame(sender: RememberingSender, data: bytes) -> None:
     engine = make_engine(sender)
     caller = Caller(engine)
     caller.submit("a")
     await one_turn()
-    engine.on_part(0, b"[1,[[")
+    engine.on_part(0, data)
     assert isinstance(caller.errors["a"], Internal)
 
 

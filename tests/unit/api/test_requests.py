@@ -151,7 +151,13 @@ def test_a_refusal_is_raised() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "payload"), [(AnswerKind.ERROR, b"1"), (AnswerKind.TIMEOUT, b"[]"), (AnswerKind.REFUSED, b"[]")]
+    ("kind", "payload"),
+    [
+        (AnswerKind.ERROR, b"1"),
+        (AnswerKind.ERROR, b'["crashed","\xff"]'),
+        (AnswerKind.TIMEOUT, b"[]"),
+        (AnswerKind.REFUSED, b"[]"),
+    ],
 )
 def test_an_unreadable_reason_is_internal(kind: AnswerKind, payload: bytes) -> None:
     with pytest.raises(LoopaiError) as caught:

@@ -1,7 +1,9 @@
 """Strict JSON."""
 
+import contextlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -38,6 +40,15 @@ def test_refuses_what_python_would_let_through(body: bytes, reason: str) -> None
 
     with pytest.raises(MalformedJson, match=reason):
         json_text.check(body)
+
+
+@pytest.mark.parametrize("depth", [100, 500, 700, 900, 950])
+@pytest.mark.parametrize(("opens", "closes"), [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":', b"}]")])
+def test_nesting_of_any_depth_is_either_accepted_or_refused(depth: int, opens: bytes, closes: bytes) -> None:
+    body = opens * depth + b"1" + closes * depth
+    for read in (json_text.loads, json_text.check):
+        with contextlib.suppress(MalformedJson):
+            read(body)
 
 
 @given(
@@ -88,3 +99,11 @@ def test_reads_back_whatever_json_can_carry(value: Any) -> None:
     except UnicodeEncodeError:
         return
     assert json_text.loads(body) == value
+
+
+@pytest.mark.parametrize("depth", [100, 500, 900, 980, 2_000, 100_000])
+def test_nesting_is_read_or_refused_and_nothing_else(depth: int) -> None:
+    for function in (json_text.check, json_text.loads):
+        for text in ("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
+            with suppress(MalformedJson):
+                function(text.encode())

@@ -75,3 +75,12 @@ def test_violations_name_the_rule_and_the_place_but_never_the_value() -> None:
     }
     assert not any("canary" in v.message for v in found)
     assert next(v for v in found if v.code == "required").message == "must have the property 'id'"
+
+
+def test_a_value_nested_too_deeply_is_a_violation_like_others() -> None:
+    value: Any = 1
+    for _ in range(900):
+        value = [value]
+    validator = compile_schema({"type": "object"})
+    assert not validator.is_valid(value)
+    assert [(v.field, v.code) for v in instance_violations(validator, value, "input")] == [("input", "nesting")]

@@ -7,6 +7,7 @@ integers of thousands of digits, nesting that exhausts the stack, and anything a
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import msgspec
@@ -24,11 +25,10 @@ def check(data: bytes) -> None:
     many keys as its text has ``":``; where whitespace or quoted text make that count unsure, :func:`loads` decides.
     """
     try:
-        value = _decode(data)
+        sure = data.count(b'":') == _count_keys(_decode(data)) and _SPACED_KEY.search(data) is None
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        loads(data)
-        return
-    if _SPACED_KEY.search(data) is not None or data.count(b'":') != _count_keys(value):
+        sure = False
+    if not sure:
         loads(data)
 
 
@@ -55,15 +55,17 @@ def loads(data: bytes) -> Any:
 
 
 def _count_keys(value: Any) -> int:
+    children: Iterable[Any]
     if type(value) is dict:
-        count = len(value)
-        for child in value.values():
-            if type(child) is dict or type(child) is list:
-                count += _count_keys(child)
-        return count
-    if type(value) is list:
-        return sum(_count_keys(child) for child in value)
-    return 0
+        count, children = len(value), value.values()
+    elif type(value) is list:
+        count, children = 0, value
+    else:
+        return 0
+    for child in children:
+        if type(child) is dict or type(child) is list:
+            count += _count_keys(child)
+    return count
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

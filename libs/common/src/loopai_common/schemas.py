@@ -52,11 +52,14 @@ def instance_violations(
 ) -> list[Violation]:
     """Where ``instance`` breaks the schema, at most ``limit`` places. Messages name rules, never values."""
     found: list[Violation] = []
-    for error in validator.iter_errors(instance):
-        keyword = str(error.schema_path[-1]) if error.schema_path else "schema"
-        found.append(Violation(field + _pointer(error.instance_path), _remedy(error), keyword))
-        if len(found) == limit:
-            break
+    try:
+        for error in validator.iter_errors(instance):
+            keyword = str(error.schema_path[-1]) if error.schema_path else "schema"
+            found.append(Violation(field + _pointer(error.instance_path), _remedy(error), keyword))
+            if len(found) == limit:
+                break
+    except ValueError:  # how the validator says that it looks no deeper; is_valid() is false then
+        found.append(Violation(field, "is nested too deeply to be checked", "nesting"))
     return found
 
 

@@ -17,7 +17,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from loopai_api.models import CreateTaskRequest, ErrorResponse, ExecuteRequest
+from loopai_api.models import (
+    BatchItemRequest,
+    BatchLineResponse,
+    CreateTaskRequest,
+    ErrorResponse,
+    ExecuteBatchRequest,
+    ExecuteRequest,
+)
 from loopai_api.problems import MethodNotAllowed, NotFound, UnsupportedApiVersion, error_response
 from loopai_common import __version__
 from loopai_common.errors import Internal, LoopaiError, MalformedJson, ValidationFailed, Violation
@@ -74,7 +81,13 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
         )
         _, bodies = models_json_schema(
-            [(CreateTaskRequest, "validation"), (ExecuteRequest, "validation")],
+            [
+                (CreateTaskRequest, "validation"),
+                (ExecuteRequest, "validation"),
+                (ExecuteBatchRequest, "validation"),
+                (BatchItemRequest, "validation"),
+                (BatchLineResponse, "serialization"),
+            ],
             ref_template="#/components/schemas/{model}",
         )
         document.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])

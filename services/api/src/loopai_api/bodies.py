@@ -1,5 +1,6 @@
 """Reading request bodies: the right type, within the limit, and strict JSON."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -10,6 +11,13 @@ from loopai_common.errors import MalformedJson, PayloadTooLarge
 
 MAX_EXECUTE_BYTES = 1024 * 1024
 MAX_TASK_BYTES = 8 * 1024 * 1024
+MAX_BATCH_BYTES = 16 * 1024 * 1024
+NDJSON = "application/x-ndjson"
+
+
+def media_type(request: Request) -> str:
+    """The media type of the body, in lower case and without parameters; empty when there is none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:
@@ -17,11 +25,9 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
 
     Raises :class:`UnsupportedMediaType` and :class:`PayloadTooLarge`.
     """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json":
+    if media_type(request) != "application/json":
         raise UnsupportedMediaType("send the body as JSON, with the header 'Content-Type: application/json'")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMediaType("send the body uncompressed")
+    _refuse_compressed(request)
     declared = request.headers.get("content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
         raise _too_large(limit_bytes)
@@ -38,6 +44,33 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
+async def read_lines(request: Request, limit_bytes: int) -> AsyncIterator[tuple[int, bytes | None]]:
+    """The lines of a body as they come, numbered from 1; blank ones are left out.
+
+    A line of more than ``limit_bytes`` is never kept, and comes as ``None``. Raises :class:`UnsupportedMediaType` for
+    a compressed body, and ``ClientDisconnect`` when the connection closes before the end.
+    """
+    _refuse_compressed(request)
+    number, rest, dropped = 0, b"", False
+    async for chunk in request.stream():
+        *complete, tail = chunk.split(b"\n")
+        for part in complete:
+            number += 1
+            line = rest + part
+            if dropped or len(line) > limit_bytes:
+                yield number, None
+            elif line.strip():
+                yield number, line
+            rest, dropped = b"", False
+        rest += tail
+        if len(rest) > limit_bytes:
+            rest, dropped = b"", True
+    if dropped:
+        yield number + 1, None
+    elif rest.strip():
+        yield number + 1, rest
+
+
 async def read_json_object(request: Request, limit_bytes: int) -> dict[str, Any]:
     """As :func:`read_body`, decoded; raises :class:`MalformedJson` for anything but an object."""
     return json_object(await read_body(request, limit_bytes))
@@ -51,6 +84,11 @@ def json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MalformedJson("the body must be a JSON object")
     return value
+
+
+def _refuse_compressed(request: Request) -> None:
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("send the body uncompressed")
 
 
 def _too_large(limit_bytes: int) -> PayloadTooLarge:

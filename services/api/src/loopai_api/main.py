@@ -6,24 +6,25 @@ from loopai_api import wiring
 from loopai_api.fastlane.protocol import FastLaneProtocol
 from loopai_api.protocol import LoopaiHttpProtocol
 from loopai_api.settings import ApiSettings
-from loopai_common.runtime.service import main, serve
+from loopai_common.runtime.service import main, serve_workers, with_workers_option
 from loopai_common.runtime.settings import load_settings
+from loopai_common.runtime.workers import Worker
 
 
-def create_app(settings: ApiSettings | None = None) -> Any:
-    """The ASGI application; settings come from the environment unless given."""
-    return wiring.build(settings or load_settings(ApiSettings, wiring.SERVICE))
+def create_app(settings: ApiSettings | None = None, worker: Worker | None = None) -> Any:
+    """The ASGI application; settings come from the environment unless given, ``worker`` is set in one of several."""
+    return wiring.build(settings or load_settings(ApiSettings, wiring.SERVICE), worker)
 
 
 def run() -> None:
     """Runs the api until a signal stops it."""
 
     def start() -> int:
-        settings = load_settings(ApiSettings, wiring.SERVICE)
-        return serve(
+        settings = load_settings(ApiSettings, wiring.SERVICE, with_workers_option(wiring.SERVICE))
+        return serve_workers(
             wiring.SERVICE,
             settings,
-            lambda: create_app(settings),
+            lambda worker: create_app(settings, worker),
             http=FastLaneProtocol if settings.fast_lane == "on" else LoopaiHttpProtocol,
             proxy_headers=False,
             ws="none",

@@ -1,13 +1,16 @@
 """The bodies of the HTTP API that differ from the contracts of the bus, and the examples of its documentation."""
 
 from typing import Annotated, Any
+from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from loopai_common.contracts.artifacts import ArtifactPage, ProgramArtifact
 from loopai_common.contracts.base import ExecutionId, TaskId, Version
-from loopai_common.contracts.execution import MAX_TIMEOUT_MS, ExecutionError, ExecutionStatus
+from loopai_common.contracts.execution import MAX_BATCH_ITEMS, MAX_TIMEOUT_MS, ExecutionError, ExecutionStatus
 from loopai_common.contracts.tasks import TaskDefinition, TaskPage, TaskSpecification
+
+MAX_ITEM_ID_LENGTH = 200
 
 EXAMPLE_DEFINITION: dict[str, Any] = {
     "name": "spam-detection",
@@ -51,6 +54,47 @@ EXAMPLE_EXECUTION: dict[str, Any] = {
     "sampled_for_validation": False,
     "executed_at": "2026-01-05T09:01:00.000Z",
     "correlation_id": "01938f60-1111-7abc-8def-0123456789ab",
+}
+EXAMPLE_BATCH: dict[str, Any] = {
+    "items": [
+        {"id": "m-1", "input": {"text": "Free entry! Claim your prize now"}},
+        {"id": "m-2", "input": {"text": 5}, "force_validation": True},
+    ],
+    "max_concurrency": 50,
+    "timeout_ms": 500,
+}
+EXAMPLE_BATCH_ITEM_RESULT: dict[str, Any] = {
+    "id": "m-1",
+    "status": "success",
+    "output": "spam",
+    "error_code": None,
+    "error_message": None,
+    "latency_ms": 0.041,
+    "execution_id": EXAMPLE_EXECUTION["execution_id"],
+    "sampled_for_validation": False,
+}
+EXAMPLE_BATCH_ITEM_FAILURE: dict[str, Any] = {
+    "id": "m-2",
+    "status": "error",
+    "output": None,
+    "error_code": "input_schema_violation",
+    "error_message": "the input does not satisfy the task's input schema: input/text must be of type string (type)",
+    "latency_ms": None,
+    "execution_id": None,
+    "sampled_for_validation": False,
+}
+EXAMPLE_BATCH_ANSWER: dict[str, Any] = {
+    "batch_id": "01938f60-3333-7abc-8def-0123456789ab",
+    "task_id": EXAMPLE_TASK["id"],
+    "version": 1,
+    "total_items": 2,
+    "success_count": 1,
+    "failure_count": 1,
+    "total_duration_ms": 2.417,
+    "avg_latency_ms": 0.041,
+    "results": [EXAMPLE_BATCH_ITEM_RESULT, EXAMPLE_BATCH_ITEM_FAILURE],
+    "started_at": "2026-01-05T09:01:00.000Z",
+    "completed_at": "2026-01-05T09:01:00.002Z",
 }
 EXAMPLE_ARTIFACT: dict[str, Any] = {
     "id": EXAMPLE_EXECUTION["program_id"],
@@ -144,6 +188,85 @@ class ExecuteResponse(BaseModel):
     sampled_for_validation: bool
     executed_at: AwareDatetime
     correlation_id: str
+
+
+class BatchItemRequest(BaseModel):
+    """One item of a batch. ``id`` is the caller's own, and unique in the batch."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [EXAMPLE_BATCH["items"][0]]})
+
+    id: Annotated[str, Field(min_length=1, max_length=MAX_ITEM_ID_LENGTH)]
+    input: JsonValue
+    force_validation: bool = False
+
+
+class ExecuteBatchRequest(BaseModel):
+    """Inputs for one program. ``timeout_ms`` is for each item; ``version`` left out: the active one for all."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [EXAMPLE_BATCH]})
+
+    items: Annotated[list[BatchItemRequest], Field(min_length=1, max_length=MAX_BATCH_ITEMS)]
+    version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    max_concurrency: Annotated[int, Field(ge=1, le=100)] = 100
+    stop_on_first_error: bool = False
+    timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] | None = None
+
+
+class BatchStreamOptions(BaseModel):
+    """Options of a streamed batch, in the query. A JSON batch has them in its body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Annotated[int, Field(ge=1, le=2**31 - 1, description="Left out: the active one.")] | None = None
+    timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS, description="Time of each item.")] | None = None
+    max_concurrency: Annotated[int, Field(ge=1, le=100, description="Items under way at a time.")] = 100
+
+
+class BatchItemResponse(BaseModel):
+    """Outcome of one item. ``latency_ms`` and ``execution_id`` are ``null`` for an item that never ran; its
+    ``error_code`` is then the code of the error that a request of its own would have got, or ``not_run``.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_BATCH_ITEM_RESULT, EXAMPLE_BATCH_ITEM_FAILURE]})
+
+    id: str | None
+    status: ExecutionStatus
+    output: JsonValue
+    error_code: str | None
+    error_message: str | None
+    latency_ms: float | None
+    execution_id: ExecutionId | None
+    sampled_for_validation: bool
+
+
+class BatchLineResponse(BatchItemResponse):
+    """One line of a streamed batch's answer. ``line`` is the number of the request's line; ``id`` is ``null`` where
+    that line could not be read.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE_BATCH_ITEM_RESULT, "line": 1}]})
+
+    line: int
+
+
+class ExecuteBatchResponse(BaseModel):
+    """Outcomes of a batch, in the order of its items. Durations are in milliseconds; ``avg_latency_ms`` is over the
+    items that ran, ``null`` when none did.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_BATCH_ANSWER]})
+
+    batch_id: UUID
+    task_id: TaskId
+    version: Version
+    total_items: int
+    success_count: int
+    failure_count: int
+    total_duration_ms: float
+    avg_latency_ms: float | None
+    results: list[BatchItemResponse]
+    started_at: AwareDatetime
+    completed_at: AwareDatetime
 
 
 class ErrorDetail(BaseModel):

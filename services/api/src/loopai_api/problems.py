@@ -44,6 +44,9 @@ STATUS_BY_CODE: Mapping[str, int] = {
 
 RETRY_AFTER_SECONDS = "1"
 
+CLIENT_CLOSED_REQUEST = 499
+"""Counted for a client that left before its answer; nobody is there to read it. nginx's number."""
+
 
 class NotFound(LoopaiError):
     """No resource has this path."""

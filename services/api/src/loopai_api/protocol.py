@@ -8,22 +8,49 @@ from dataclasses import dataclass
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from loopai_api.problems import HeadersTooLarge, RequestTimeout, error_body, status_of
 from loopai_common.errors import LoopaiError, Overloaded, ValidationFailed
 from loopai_common.identifiers import new_id
+from loopai_common.runtime.logging import get_logger
+
+log = get_logger()
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 64 * 1024
+CLOSING_EXTENSION = "loopai.closing"
+"""In the ASGI scope's extensions: ``closing``, a function that says whether the connection is closing or gone.
+
+uvicorn drops what is sent to a client that has gone, and says so only to who reads on; a streamed answer must know.
+"""
+_STREAMED = b"application/x-ndjson"
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """What a client may take of a process. ``receive_timeout_seconds`` is for one whole request."""
+    """What a client may take of a process.
+
+    ``receive_timeout_seconds`` is for one whole request, or, where that is a stream of lines, for each silence in it.
+    """
 
     receive_timeout_seconds: float = 10.0
     max_connections: int = 10_000
+
+
+class _ClockedFlow(FlowControl):
+    """Knows since when bytes may come: a silence that this side asked for is not the client's."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(transport)
+        self._loop = loop
+        self.resumed_at = 0.0
+
+    def resume_reading(self) -> None:
+        if self.read_paused:
+            self.resumed_at = self._loop.time()
+        super().resume_reading()
 
 
 class LoopaiHttpProtocol(HttpToolsProtocol):
@@ -38,9 +65,11 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._chunk_bytes = 0
         self._refused = False
+        self._last_byte = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
+        self.flow = _ClockedFlow(transport, self.loop)
         self._arm()
         if len(self.connections) > self.limits.max_connections:
             self._refuse(Overloaded("too many connections are open; close some, and try again"))
@@ -59,6 +88,10 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # no protocol is offered to upgrade to: the request is answered like any other
+        except httptools.HttpParserCallbackError:
+            log.exception("request_failed")
+            self._fail()
+            return
         except httptools.HttpParserError:
             self._refuse(ValidationFailed("this is not a valid HTTP/1.1 request"))
             return
@@ -68,6 +101,7 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
                 self._head_bytes += len(data)
                 if self._head_bytes > MAX_HEADER_BYTES:
                     self._refuse(HeadersTooLarge(f"the request line and headers may have {MAX_HEADER_BYTES} bytes"))
+            self._last_byte = self.loop.time()
             if self._deadline is None:
                 self._arm()
 
@@ -80,6 +114,7 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._headers_complete = True
         if not self._head_refused():
+            self.scope["extensions"] = {CLOSING_EXTENSION: {"closing": self.transport.is_closing}}
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -115,7 +150,29 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._deadline = None
         seconds = self.limits.receive_timeout_seconds
+        patience = self._stream_patience(seconds)
+        if patience > 0:
+            self._deadline = self.loop.call_later(patience, self._too_slow)
+            return
         self._refuse(RequestTimeout(f"send the whole request within {seconds:g} seconds"))
+
+    def _stream_patience(self, seconds: float) -> float:
+        """How much longer a stream of lines that is being answered may be silent; 0 for any other request."""
+        streamed = self._headers_complete and any(
+            name == b"content-type" and value.lower().startswith(_STREAMED) for name, value in self.headers
+        )
+        if not streamed or self.cycle is None or self.cycle.response_complete:
+            return 0.0
+        flow = self.flow
+        if flow.read_paused:
+            return seconds
+        since = max(self._last_byte, flow.resumed_at if isinstance(flow, _ClockedFlow) else 0.0)
+        return since + seconds - self.loop.time()
+
+    def _fail(self) -> None:
+        """Ends a connection on which something unforeseen happened: nobody is left waiting for an answer."""
+        self._refused = True
+        self.transport.close()
 
     def _refuse(self, error: LoopaiError) -> None:
         """Answers on the wire, where no application can, and closes."""

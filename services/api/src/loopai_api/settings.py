@@ -15,7 +15,7 @@ class ApiSettings(WorkersSettings):
         default=10.0, gt=0, description="How long a question to the artifact store may take."
     )
     receive_timeout_seconds: float = Field(
-        default=10.0, gt=0, description="How long a client may take to send one request; 408 after that."
+        default=10.0, gt=0, description="Time to send a request, or of a silence in streamed lines; 408 after that."
     )
     keep_alive_seconds: int = Field(
         default=75, ge=1, description="How long an idle connection is kept open for the next request."
@@ -30,7 +30,7 @@ class ApiSettings(WorkersSettings):
         default=10_000, ge=1, description="Executions waiting for an answer; 503 `overloaded` above that."
     )
     max_frames_in_flight: int = Field(
-        default=2,
+        default=1,
         ge=1,
         description="Unanswered frames above which further executions are gathered into larger ones.",
     )

@@ -10,13 +10,15 @@ from fastapi import FastAPI
 from loopai_api.application import build_application
 from loopai_api.clients import StoreClient, TaskWatcher, ping
 from loopai_api.edge import Edge
+from loopai_api.execution.batches import BatchService
 from loopai_api.execution.bus import BusFrameSender
 from loopai_api.execution.engine import ExecutionEngine
-from loopai_api.execution.metrics import ExecutionMetrics, HttpMetrics
+from loopai_api.execution.metrics import BatchMetrics, ExecutionMetrics, HttpMetrics
 from loopai_api.execution.service import ExecutionService
 from loopai_api.fastlane.lane import FastLane
 from loopai_api.protocol import ConnectionLimits
 from loopai_api.routes.artifacts import artifact_routes
+from loopai_api.routes.batches import batch_routes
 from loopai_api.routes.executions import execution_routes
 from loopai_api.routes.health import health_api_routes
 from loopai_api.routes.tasks import task_routes
@@ -27,18 +29,21 @@ from loopai_common.runtime.health import Readiness
 from loopai_common.runtime.metrics import create_registry
 from loopai_common.runtime.rpc import RpcClient
 from loopai_common.runtime.service import StartRefused
+from loopai_common.runtime.worker_metrics import Siblings
+from loopai_common.runtime.workers import Worker
 
 SERVICE = "api"
 V1 = "/api/v1"
 
 
-def build(settings: ApiSettings) -> Edge:
+def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
     """The whole api as an ASGI application; raises :class:`StartRefused` for an address it must not serve."""
     _refuse_open_address(settings.host)
     registry = create_registry(SERVICE)
-    http_metrics, execution_metrics = HttpMetrics(), ExecutionMetrics()
-    registry.register(http_metrics)
-    registry.register(execution_metrics)
+    siblings = None if worker is None else Siblings(worker, registry)
+    http_metrics, execution_metrics, batch_metrics = HttpMetrics(), ExecutionMetrics(), BatchMetrics()
+    for metrics in (http_metrics, execution_metrics, batch_metrics):
+        registry.register(metrics)
     bus = Bus(SERVICE, settings, registry)
     rpc = RpcClient(bus)
     store = StoreClient(rpc, settings.store_timeout_seconds)
@@ -56,6 +61,8 @@ def build(settings: ApiSettings) -> Edge:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if siblings is not None:
+                await stack.enter_async_context(siblings.told())
             await bus.start()
             stack.push_async_callback(bus.drain)
             engine.start()
@@ -65,14 +72,16 @@ def build(settings: ApiSettings) -> Edge:
 
     readiness = _readiness(bus, rpc)
     executions = ExecutionService(engine, settings.default_timeout_ms)
+    batches = BatchService(engine, batch_metrics, settings.default_timeout_ms)
     app = build_application(
         lifespan,
         [
-            health_api_routes("", readiness, registry),
+            health_api_routes("", readiness, registry, siblings),
             task_routes(V1, store, watcher),
             execution_routes(V1, executions),
+            batch_routes(V1, batches),
             artifact_routes(V1, store),
-            health_api_routes(V1, readiness, registry),
+            health_api_routes(V1, readiness, registry, siblings),
         ],
     )
     limits = ConnectionLimits(settings.receive_timeout_seconds, settings.max_connections)

@@ -2,23 +2,24 @@
 
 from starlette.applications import Starlette
 
-from loopai_common.runtime.service import main, serve
+from loopai_common.runtime.service import main, serve_workers, with_workers_option
 from loopai_common.runtime.settings import load_settings
+from loopai_common.runtime.workers import Worker
 from loopai_executor import wiring
 from loopai_executor.settings import ExecutorSettings
 
 
-def create_app(settings: ExecutorSettings | None = None) -> Starlette:
-    """The executor's application; settings come from the environment when none are given."""
-    return wiring.build(settings or load_settings(ExecutorSettings, wiring.SERVICE))
+def create_app(settings: ExecutorSettings | None = None, worker: Worker | None = None) -> Starlette:
+    """The executor's application; settings come from the environment unless given, ``worker`` from its parent."""
+    return wiring.build(settings or load_settings(ExecutorSettings, wiring.SERVICE), worker)
 
 
 def run() -> None:
     """Runs the executor until a signal stops it."""
 
     def start() -> int:
-        settings = load_settings(ExecutorSettings, wiring.SERVICE)
-        return serve(wiring.SERVICE, settings, lambda: create_app(settings))
+        settings = load_settings(ExecutorSettings, wiring.SERVICE, with_workers_option(wiring.SERVICE))
+        return serve_workers(wiring.SERVICE, settings, lambda worker: create_app(settings, worker))
 
     main(start)
 

@@ -11,6 +11,9 @@ from loopai_common.contracts.frames import AnswerKind
 from loopai_executor.domain import DURATION_BUCKETS, Counts
 from loopai_executor.sandbox.pool import Pool
 
+HIGHEST: Final = frozenset({"loopai_worker_peak_memory_bytes", "loopai_sandbox_degraded"})
+"""The gauges that do not add up over executors."""
+
 _LANES: Final = ("frame", "request")
 
 

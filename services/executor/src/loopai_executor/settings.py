@@ -1,14 +1,29 @@
 """Settings of the executor."""
 
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from loopai_common.contracts.execution import MAX_TIMEOUT_MS
-from loopai_common.runtime.settings import ServiceSettings
+from loopai_common.runtime.settings import WorkersSettings
 
 
-class ExecutorSettings(ServiceSettings):
+_PROGRAM_BYTES = 4 * 1024 * 1024
+_MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def fitting_programs() -> int:
+    """How many loaded programs a quarter of this machine's (or this container's) memory holds."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no cgroup v2, or no limit
+        total = min(total, int(_MEMORY_LIMIT.read_text()))
+    return max(64, min(1024, total // 4 // _PROGRAM_BYTES))
+
+
+class ExecutorSettings(WorkersSettings):
     """What the executor can be told (``LOOPAI_EXECUTOR_…``)."""
 
     sandbox: Literal["strict", "degraded"] = Field(
@@ -23,7 +38,12 @@ class ExecutorSettings(ServiceSettings):
         default=64 * 1024 * 1024, ge=8 * 1024 * 1024, description="Memory of a worker, beyond what all workers share."
     )
     output_bytes: int = Field(default=1024 * 1024, ge=1024, description="Largest output of an execution, as JSON.")
-    max_programs: int = Field(default=256, ge=1, description="Programs kept loaded; the least recently used one goes.")
+    max_programs: int = Field(
+        default_factory=fitting_programs,
+        ge=1,
+        description="Programs kept loaded; the least recently used one goes. Left out: what a quarter of the memory "
+        "holds at 4 MiB each, at least 64 and at most 1024.",
+    )
     max_queued_items: int = Field(
         default=20_000,
         ge=1,

@@ -12,12 +12,14 @@ from loopai_common.runtime.logging import get_logger
 from loopai_common.runtime.metrics import create_registry
 from loopai_common.runtime.rpc import RpcClient
 from loopai_common.runtime.service import operations_app
+from loopai_common.runtime.worker_metrics import Siblings
+from loopai_common.runtime.workers import Worker
 from loopai_executor import handlers
 from loopai_executor.adapters.nats_part_publisher import NatsPartPublisher
 from loopai_executor.adapters.nats_program_source import NatsProgramSource
 from loopai_executor.catalogue import Catalogue
 from loopai_executor.domain import Counts
-from loopai_executor.metrics import ExecutorMetrics
+from loopai_executor.metrics import HIGHEST, ExecutorMetrics
 from loopai_executor.sandbox.pool import Pool, PoolLimits, verify_sandbox
 from loopai_executor.service import ExecutionService
 from loopai_executor.settings import ExecutorSettings
@@ -27,7 +29,7 @@ SERVICE = "executor"
 log = get_logger()
 
 
-def build(settings: ExecutorSettings) -> Starlette:
+def build(settings: ExecutorSettings, worker: Worker | None = None) -> Starlette:
     """The executor, not started yet. Raises ``StartRefused`` when the sandbox would not hold on this machine."""
     limits = PoolLimits(
         memory_bytes=settings.memory_bytes,
@@ -42,6 +44,7 @@ def build(settings: ExecutorSettings) -> Starlette:
     if missing:
         log.warning("sandbox_degraded", missing=missing)
     registry = create_registry(SERVICE)
+    siblings = None if worker is None else Siblings(worker, registry, highest=HIGHEST)
     bus = Bus(SERVICE, settings, registry)
     counts = Counts()
     pool = Pool(limits, counts)
@@ -57,6 +60,8 @@ def build(settings: ExecutorSettings) -> Starlette:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            if siblings is not None:
+                await stack.enter_async_context(siblings.told())
             await pool.start()
             stack.push_async_callback(pool.stop)
             stack.push_async_callback(service.close)
@@ -64,7 +69,7 @@ def build(settings: ExecutorSettings) -> Starlette:
             stack.push_async_callback(bus.drain)
             yield
 
-    return operations_app(lifespan, readiness, registry)
+    return operations_app(lifespan, readiness, registry, siblings)
 
 
 def _readiness(bus: Bus, pool: Pool) -> Readiness:

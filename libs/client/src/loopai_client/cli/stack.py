@@ -21,6 +21,8 @@ from loopai_client.local.supervisor import Event, run_until_stopped
 
 _LONGEST_STOP_SECONDS = 180.0
 
+_MAX_WORKERS = 64
+
 DataDir = Annotated[Path, typer.Option(envvar="LOOPAI_DATA_DIR", help="Where state and logs are kept.")]
 
 
@@ -33,13 +35,19 @@ def up(
     nats: Annotated[
         str | None, typer.Option(envvar="LOOPAI_NATS_URL", help="NATS server to use; without it one is started.")
     ] = None,
+    api_workers: Annotated[
+        int, typer.Option(envvar="LOOPAI_API_WORKERS", min=1, max=_MAX_WORKERS, help="Processes of the api.")
+    ] = 1,
+    executor_workers: Annotated[
+        int, typer.Option(envvar="LOOPAI_EXECUTOR_WORKERS", min=1, max=_MAX_WORKERS, help="Processes of the executor.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole product until Ctrl-C."""
     report = _report_json if as_json else report_line
     with failures(as_json=as_json):
         started = time.monotonic()
-        settings = StackSettings(data_dir, host, port or free_port(), nats)
+        settings = StackSettings(data_dir, host, port or free_port(), nats, api_workers, executor_workers)
         with data_dirs.held(settings.data_dir, settings.url):
             stack = Stack(settings, report)
             if not sandboxed():

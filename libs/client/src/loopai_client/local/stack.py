@@ -20,12 +20,17 @@ _EVERY_ADDRESS: Final = {"0.0.0.0": _LOOPBACK, "::": "::1"}
 
 @dataclass(frozen=True, slots=True)
 class StackSettings:
-    """What a local stack can be told; ``nats_url`` ``None`` starts a server."""
+    """What a local stack can be told.
+
+    ``nats_url`` ``None`` starts a server; numbers of workers that are ``None`` are what the environment says, or 1.
+    """
 
     data_dir: Path = DEFAULT_DATA_DIR
     host: str = _LOOPBACK
     port: int = DEFAULT_PORT
     nats_url: str | None = None
+    api_workers: int | None = None
+    executor_workers: int | None = None
 
     @property
     def address(self) -> str:
@@ -66,9 +71,15 @@ class Stack:
         return [
             self._service("artifact-store", free_port()),
             self._service("generator", generator_port),
-            self._service("executor", free_port(), **_sandbox()),
+            self._service("executor", free_port(), **_sandbox(), **_workers("executor", settings.executor_workers)),
             self._service("generator-proxy", free_port(), GENERATOR_URL=f"http://{_LOOPBACK}:{generator_port}"),
-            self._service("api", settings.port, host=settings.host, address=settings.address),
+            self._service(
+                "api",
+                settings.port,
+                host=settings.host,
+                address=settings.address,
+                **_workers("api", settings.api_workers),
+            ),
         ]
 
     def _service(
@@ -93,6 +104,10 @@ class Stack:
 def sandboxed() -> bool:
     """Whether programs run in the full sandbox, which needs the Linux kernel."""
     return sys.platform == "linux"
+
+
+def _workers(service: str, workers: int | None) -> dict[str, str]:
+    return {} if workers is None else {f"LOOPAI_{service.upper()}_WORKERS": str(workers)}
 
 
 def _sandbox() -> dict[str, str]:

@@ -8,7 +8,7 @@ Inputs and outputs are JSON slices (:class:`msgspec.Raw`): neither side decodes 
 """
 
 from enum import IntEnum
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -62,7 +62,7 @@ class FrameAnswer(msgspec.Struct, array_like=True, gc=False):
 
     index: int
     kind: int
-    latency_us: int
+    latency_us: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
     sampled: bool
     payload: msgspec.Raw
 

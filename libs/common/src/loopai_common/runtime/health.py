@@ -19,6 +19,7 @@ from loopai_common import __version__
 from loopai_common.contracts.base import format_timestamp
 from loopai_common.contracts.health import HealthStatus
 from loopai_common.errors import LoopaiError
+from loopai_common.runtime.worker_metrics import Siblings
 
 _CHECK_SECONDS = 2.0
 
@@ -100,8 +101,11 @@ class Readiness:
         return CheckResult(status, round((time.perf_counter() - started) * 1000, 3), detail)
 
 
-def health_routes(readiness: Readiness, registry: CollectorRegistry) -> list[Route]:
-    """``/health``, ``/health/live``, ``/health/ready`` and ``/metrics``, the same in every service."""
+def health_routes(readiness: Readiness, registry: CollectorRegistry, siblings: Siblings | None = None) -> list[Route]:
+    """``/health``, ``/health/live``, ``/health/ready`` and ``/metrics``, the same in every service.
+
+    A worker of several answers for itself, but with ``siblings`` its ``/metrics`` are those of all.
+    """
 
     async def alive(_: Request) -> Response:
         return JSONResponse(
@@ -120,7 +124,8 @@ def health_routes(readiness: Readiness, registry: CollectorRegistry) -> list[Rou
         )
 
     async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        text = generate_latest(registry) if siblings is None else await siblings.exposition()
+        return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return [
         Route("/health", alive),

@@ -60,6 +60,12 @@ class ServiceSettings(BaseModel):
     )
 
 
+class WorkersSettings(ServiceSettings):
+    """What a service can be told that runs in several processes; limits and caches are those of each of them."""
+
+    workers: int = Field(default=1, ge=1, le=64, description="Processes that share the port and the work.")
+
+
 S = TypeVar("S", bound=ServiceSettings)
 
 

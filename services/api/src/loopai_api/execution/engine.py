@@ -145,7 +145,7 @@ class ExecutionEngine:
             return
         try:
             part = self._decode_part(data)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             log.error("frame_part_unreadable", size_bytes=len(data))
             self._fail_frame(frame_id, Internal("the executor's answer cannot be read"))
             return

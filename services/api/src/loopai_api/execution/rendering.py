@@ -41,7 +41,7 @@ def render_execution(item: FrameItem, group: FrameAnswerGroup, answer: FrameAnsw
         status, output = (b"error" if kind == AnswerKind.ERROR else b"timeout"), b"null"
         try:
             code, message = _decode_reason(answer.payload)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise Internal("the executor's answer cannot be read") from error
         reason = b'"error_code":%b,"error_message":%b' % (_encode(code), _encode(message))
     else:

@@ -21,13 +21,15 @@ class ExecutionService:
         """Runs one input and returns the body of the response; raises what keeps the program from running."""
         sent = None if context.generated else context.correlation_id
         item = frame_item(request, self._default_timeout_ms, execution_id=context.correlation_id, sent=sent)
-        execution = _AwaitedExecution()
+        execution = AwaitedExecution()
         execution.prepare(task, request.version or 0, item, len(bytes(request.input)))
         self._engine.submit(execution)
         return render_execution(item, *await execution.outcome)
 
 
-class _AwaitedExecution(Execution):
+class AwaitedExecution(Execution):
+    """An execution whose ``outcome`` is awaited."""
+
     __slots__ = ("outcome",)
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from loopai_api.fastlane.lane import FastLane
 from loopai_api.problems import RETRY_AFTER_SECONDS, error_body, status_of
 from loopai_api.protocol import MAX_HEADER_BYTES, MAX_HEADERS, LoopaiHttpProtocol
 from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup
-from loopai_common.errors import LoopaiError
+from loopai_common.errors import Internal, LoopaiError
 from loopai_common.identifiers import new_id
 from loopai_common.runtime.context import is_correlation_id
 
@@ -166,6 +166,13 @@ class FastLaneProtocol(LoopaiHttpProtocol):
             cycle.run(self._sent_correlation_id)
         else:
             super().on_message_complete()
+
+    def _fail(self) -> None:
+        cycle: Any = self.cycle
+        if type(cycle) is HotCycle and not cycle.response_complete:
+            cycle.keep_alive = False
+            cycle.failed(Internal("something unforeseen happened; the log has the cause"))
+        super()._fail()
 
     def on_hot_response_complete(self) -> None:
         """Goes on with what was pipelined behind a hot request, or lets the connection idle."""

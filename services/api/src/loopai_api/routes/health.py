@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
 from loopai_common.runtime.health import Readiness, health_routes
+from loopai_common.runtime.worker_metrics import Siblings
 
 _SUMMARIES = {
     "/health": ("The process answers", "Says nothing about what it depends on."),
@@ -18,10 +19,12 @@ _SUMMARIES = {
 }
 
 
-def health_api_routes(prefix: str, readiness: Readiness, registry: CollectorRegistry) -> APIRouter:
+def health_api_routes(
+    prefix: str, readiness: Readiness, registry: CollectorRegistry, siblings: Siblings | None = None
+) -> APIRouter:
     """The common health routes as documented operations."""
     router = APIRouter(prefix=prefix, tags=["health"])
-    for route in health_routes(readiness, registry):
+    for route in health_routes(readiness, registry, siblings):
         summary, description = _SUMMARIES[route.path]
         router.add_api_route(
             route.path,

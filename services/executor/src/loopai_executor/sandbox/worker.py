@@ -225,10 +225,7 @@ class Worker:
 
     @staticmethod
     def _input_refused(validator: Validator, value: Any) -> Answer:
-        try:
-            found = instance_violations(validator, value, "input")
-        except ValueError:  # how the validator says that the value is nested deeper than it looks
-            return _refused("input_schema_violation", "the input is nested too deeply to be checked", [])
+        found = instance_violations(validator, value, "input")
         details = [{"field": v.field, "message": v.message, "code": v.code} for v in found]
         return _refused("input_schema_violation", "the input does not satisfy the task's input schema", details)
 

@@ -1,0 +1,158 @@
+"""The executor reads any frame, and whatever it answers the api can read."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+from uuid import UUID
+
+import msgspec
+
+from loopai_common.contracts.artifacts import FetchProgram, ProgramCode, ResolvedProgram, ResolveProgram
+from loopai_common.contracts.base import ArtifactId, Contract, Digest, TaskId, Version
+from loopai_common.contracts.execution import ExecutionError
+from loopai_common.contracts.frames import AnswerKind, Frame, FrameGroup, FrameItem, FramePart
+from loopai_common.errors import MalformedJson, Overloaded, TaskNotFound
+from loopai_common.runtime.rpc import RpcClient
+from loopai_executor.adapters.nats_program_source import NatsProgramSource
+from loopai_executor.catalogue import Catalogue
+from loopai_executor.domain import Counts, Job, Program, error_payload
+from loopai_executor.ports import Trial
+from loopai_executor.service import ExecutionService
+from tests.fuzz.invariants import Choices, Stage, require
+
+T = TypeVar("T", bound=Contract)
+
+_CODE = "def run(input): return 1\n"
+
+
+def _frame(*groups: FrameGroup, version: int = 1) -> bytes:
+    return b"\x00" + msgspec.json.encode(Frame(version, list(groups)))
+
+
+_ITEM = FrameItem("01938f5e-3a6b-7c4d-9e1f-2a3b4c5d6e7f", "", 100, 1, msgspec.Raw(b'{"text":"x"}'))
+SEEDS = (
+    _frame(FrameGroup("known", 0, [_ITEM, _ITEM]), FrameGroup("unknown", 3, [_ITEM])),
+    _frame(FrameGroup("known", 2**40, [_ITEM]), FrameGroup("no name", -1, [_ITEM]), FrameGroup("", 0, [])),
+    _frame(FrameGroup("known", 0, [_ITEM] * 257)),
+    _frame(FrameGroup("known", 0, [_ITEM]), version=2),
+    b"\x00[1,[" + b"[" * 2000,
+    b'\x00[1,[["\xff",0,[["","",1,0,"\xff"]]]]]',
+    b"\x01" + bytes(range(64)),
+)
+DICTIONARY = (b"[1,[", b'["known",0,[', b'["","",0,0,1]', b"]]]", b"-1", b"1e999", b"18446744073709551616", b"\\u0000")
+
+_stage = Stage()
+
+
+class StoreInMemory(RpcClient):
+    """An artifact store that knows one task, asked through the executor's own adapter, which checks the question."""
+
+    def __init__(self) -> None:
+        """Has no bus."""
+
+    async def call(self, subject: str, request: Contract, answer: type[T], *, timeout: float) -> T:
+        if isinstance(request, FetchProgram):
+            return answer.model_validate(ProgramCode(digest=request.digest, code=_CODE).model_dump())
+        assert isinstance(request, ResolveProgram)
+        if request.task != "known":
+            raise TaskNotFound("there is no such task")
+        resolved = ResolvedProgram(
+            task_id=TaskId(UUID(int=1)),
+            task_name="known",
+            artifact_id=ArtifactId(UUID(int=2)),
+            version=Version(1),
+            digest=Digest(f"sha256:{hashlib.sha256(_CODE.encode()).hexdigest()}"),
+            entry_point="run",
+            input_schema=True,
+            output_schema=True,
+            sampling_rate=0.5,
+        )
+        return answer.model_validate(resolved.model_dump())
+
+
+class PoolInMemory:
+    """A :class:`~loopai_executor.ports.ProgramPool` that answers at once: every third execution fails."""
+
+    def submit(self, program: Program, jobs: Sequence[Job]) -> None:
+        if len(jobs) > 200:
+            raise Overloaded("too many executions are waiting; try again later")
+        for job in jobs:
+            if job.index % 3 == 2:
+                job.sink.answer(job, AnswerKind.ERROR, error_payload(ExecutionError.RAISED, "asked to"), 1)
+            else:
+                job.sink.answer(job, AnswerKind.SUCCESS, msgspec.Raw(b"1"), 1)
+
+    def warm(self, program: Program) -> None:
+        """Everything is warm."""
+
+    def trial(self, program: Program) -> AbstractAsyncContextManager[Trial]:
+        """Frames check no programs."""
+        raise NotImplementedError
+
+
+class PartsInMemory:
+    """A :class:`~loopai_executor.ports.PartPublisher` that keeps what it is given, as bytes."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.owed = 0
+
+    def opened(self) -> None:
+        self.owed += 1
+
+    def publish(self, reply: str, part: FramePart) -> None:
+        self.parts.append(msgspec.json.encode(part))
+
+    def closed(self) -> None:
+        self.owed -= 1
+
+
+def fuzz(data: bytes) -> None:
+    """Every item of a readable frame is answered exactly once, and the reply ends; any other frame is refused."""
+    choices = Choices(data)
+    body = _built(choices) if choices.below(2) else choices.rest()
+    _stage.run(_scenario(body))
+
+
+async def _scenario(body: bytes) -> None:
+    parts = PartsInMemory()
+    catalogue = Catalogue(NatsProgramSource(StoreInMemory()), max_code_bytes=1 << 20)
+    service = ExecutionService(catalogue, PoolInMemory(), parts, Counts(), default_timeout_ms=1000)
+    try:
+        service.run_frame(body, "reply", deadline=None)
+    except MalformedJson:
+        require(parts.owed == 0 and not parts.parts, "a frame that is refused leaves no reply open")
+        return
+    items = sum(len(group.items) for group in msgspec.json.decode(body, type=Frame).groups)
+    for _ in range(100):
+        if not parts.owed:
+            break
+        await asyncio.sleep(0)
+    require(parts.owed == 0, "the reply to a frame ends")
+    answers = [
+        answer
+        for part in parts.parts
+        for group in msgspec.json.decode(part, type=FramePart).groups
+        for answer in group.answers
+    ]
+    require(sorted(a.index for a in answers) == list(range(items)), "every item is answered exactly once")
+    await service.close()
+
+
+def _built(choices: Choices) -> bytes:
+    """A frame with the right shape and odd content."""
+    groups: list[FrameGroup] = []
+    while not choices.exhausted and len(groups) < 20:
+        task = ("known", "unknown", choices.some(20).decode("latin-1"))[choices.below(3)]
+        item = FrameItem(
+            choices.some(8).decode("latin-1"),
+            "",
+            (0, 1, -1, 60_001, 2**70)[choices.below(5)],
+            (0, 1, -1, 2**70)[choices.below(4)],
+            msgspec.Raw((b"1", b"null", b'"\xff"', b"1e999")[choices.below(4)]),
+        )
+        version = (0, 1, -1, 2**31, 2**63, 2**70)[choices.below(6)]
+        groups.append(FrameGroup(task, version, [item] * choices.below(24)))
+    return msgspec.json.encode(Frame((1, 1, 1, 2)[choices.below(4)], groups))

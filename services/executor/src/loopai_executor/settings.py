@@ -10,7 +10,6 @@ from pydantic import Field
 from loopai_common.contracts.execution import MAX_TIMEOUT_MS
 from loopai_common.runtime.settings import WorkersSettings
 
-
 _PROGRAM_BYTES = 4 * 1024 * 1024
 _MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         code = subprocess.run(command, cwd=ROOT).returncode
         skipped = Counter(skips(results.read_text())) if results.exists() else Counter()
     _coverage("combine", "--quiet")
-    _coverage("report", "--skip-covered")
+    covered = _coverage("report", "--skip-covered") == 0
     print(f"\n{time.monotonic() - started:.0f} s")
     unexpected = 0
     if skipped:
@@ -40,6 +40,9 @@ def main(arguments: Sequence[str]) -> int:
         unexpected += not reason.startswith(TOLERATED_REASON)
     if code == 0 and unexpected and os.environ.get("CI") == "true":
         print("\nIn CI nothing may be skipped for want of a server.")
+        return 1
+    if code == 0 and not covered and not arguments:
+        print("\nToo little of the code is covered (fail_under in pyproject.toml).")
         return 1
     return code
 
@@ -52,8 +55,8 @@ def skips(junit: str) -> Iterator[tuple[str, str]]:
                 yield f"{case.get('classname')}.{case.get('name')}", str(skipped.get("message"))
 
 
-def _coverage(*arguments: str) -> None:
-    subprocess.run([*_COVERAGE, *arguments], cwd=ROOT, check=False)
+def _coverage(*arguments: str) -> int:
+    return subprocess.run([*_COVERAGE, *arguments], cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -83,7 +83,10 @@ class Catalogue:
         try:
             return await asyncio.shield(self._ask(reference))
         except _PASSING:
-            return self._last_known(reference)
+            program = self._last_known(reference)
+            if program is None:
+                raise
+            return program
 
     def forget_active(self, task_id: str, task_name: str) -> None:
         """The pointer of a task moved: the next request asks the store. An answer on its way no longer counts."""
@@ -99,15 +102,15 @@ class Catalogue:
             question.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
 
-    def _last_known(self, reference: Reference) -> Program:
-        """The version that ran before the store went away; re-raises the error being handled when there is none."""
+    def _last_known(self, reference: Reference) -> Program | None:
+        """The version that ran before the store went away, for as long as it may go on running."""
         pointer = self._pointers.get(reference)
         now = self._clock()
         if pointer is None or now >= pointer.usable_until:
-            raise  # noqa: PLE0704  # called while the store's error is handled
+            return None
         program = self._programs.get(pointer.key)
         if program is None:
-            raise  # noqa: PLE0704
+            return None
         self._pointers[reference] = replace(pointer, refresh_at=now, fresh_until=now + _RETRY_SECONDS)
         return program
 

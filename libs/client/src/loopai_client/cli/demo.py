@@ -2,13 +2,11 @@
 
 import asyncio
 import shlex
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.markup import escape
@@ -42,9 +40,6 @@ class Outcome:
 
 def demo(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     """Learn a spam filter from real messages and run it, on the API that runs, or else on a stack of its own."""
-    if find_spec("sniffio") is None:
-        # httpcore tries to import it for each request, and looking for it in vain takes longer than the request.
-        sys.modules["sniffio"] = None  # type: ignore[assignment] # None says "not there" to the import system
     with failures(as_json=as_json):
         outcome = asyncio.run(_run(url, quiet=as_json))
         if as_json:

@@ -50,6 +50,7 @@ CHECK_SECONDS: Final = 60.0
 _CHECK_MARGIN_SECONDS: Final = 1.0
 _MAX_CHECK_TIMEOUTS: Final = 5
 _CONCURRENT_CHECKS: Final = 2
+_PART_SECONDS: Final = 0.001
 _MAX_PART_BYTES: Final = 1024 * 1024
 _NULL: Final = msgspec.Raw(b"null")
 
@@ -248,7 +249,7 @@ class _Collector:
 
 
 class _FrameReply:
-    """Collects the answers to a frame and publishes those of one turn of the event loop together."""
+    """Collects the answers to a frame and publishes those of about a millisecond together."""
 
     def __init__(self, reply: str, publisher: PartPublisher, counts: Counts, deadline: float) -> None:
         self.deadline = deadline
@@ -259,7 +260,7 @@ class _FrameReply:
         self._groups: dict[Program | None, list[FrameAnswer]] = {}
         self._left = 1  # for begun()
         self._bytes = 0
-        self._scheduled = False
+        self._due: asyncio.Handle | None = None
         publisher.opened()
 
     def expect(self, items: int) -> None:
@@ -290,16 +291,21 @@ class _FrameReply:
         self._bytes += size
         if self._bytes > _MAX_PART_BYTES:
             self._publish()
-        elif not self._scheduled:
+        if self._left == 0 or self._due is None:
             self._schedule()
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
+        """A frame that is answered goes at once; what is ready of another one waits a moment for more."""
+        if self._due is not None:
+            if self._left:
+                return
+            self._due.cancel()
+        self._due = (
+            self._loop.call_later(_PART_SECONDS, self._flush) if self._left else self._loop.call_soon(self._flush)
+        )
 
     def _flush(self) -> None:
-        self._scheduled = False
+        self._due = None
         self._publish()
         if self._left == 0:
             self._left = -1

@@ -25,9 +25,9 @@ from loopai_api.models import (
     ExecuteBatchRequest,
     ExecuteRequest,
 )
-from loopai_api.problems import MethodNotAllowed, NotFound, UnsupportedApiVersion, error_response
+from loopai_api.problems import MethodNotAllowed, NotFound, UnsupportedApiVersion, broken_rules, error_response
 from loopai_common import __version__
-from loopai_common.errors import Internal, LoopaiError, MalformedJson, ValidationFailed, Violation
+from loopai_common.errors import Internal, LoopaiError, MalformedJson, Violation
 from loopai_common.runtime import context
 
 DESCRIPTION = """\
@@ -131,8 +131,7 @@ async def _on_invalid_request(request: Request, error: RequestValidationError) -
         Violation("/".join(map(str, item["loc"][1:])), _lower_first(str(item["msg"])), str(item["type"]))
         for item in error.errors()
     ]
-    rules = "1 rule" if len(details) == 1 else f"{len(details)} rules"
-    return await _on_loopai_error(request, ValidationFailed(f"the request breaks {rules}", details=details))
+    return await _on_loopai_error(request, broken_rules(details))
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:

@@ -23,7 +23,7 @@ from loopai_common.contracts.tasks import (
     TaskSpecification,
     TaskStatus,
 )
-from loopai_common.errors import LoopaiError, StoreUnavailable
+from loopai_common.errors import Internal, LoopaiError
 from loopai_common.runtime.broker import Bus
 from loopai_common.runtime.rpc import RpcClient
 
@@ -124,5 +124,5 @@ async def ping(rpc: RpcClient, service: str) -> str | None:
     """Asks an instance of ``service`` how it is: ``None`` when healthy, else what it lacks; raises when unwell."""
     pong = await rpc.call(subjects.ping(service), Ping(), Pong, timeout=1.5)
     if pong.status is HealthStatus.UNHEALTHY:
-        raise StoreUnavailable(pong.detail or f"{service} is unhealthy")
+        raise Internal(pong.detail or f"{service} is unhealthy")
     return pong.detail

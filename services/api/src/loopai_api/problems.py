@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from loopai_common.contracts.base import format_timestamp
-from loopai_common.errors import LoopaiError, Violation
+from loopai_common.errors import LoopaiError, ValidationFailed, Violation
 
 STATUS_BY_CODE: Mapping[str, int] = {
     "validation_error": 400,
@@ -82,6 +82,14 @@ class HeadersTooLarge(LoopaiError):
     """The request line and headers are larger, or more, than the limits."""
 
     code = "headers_too_large"
+
+
+def broken_rules(violations: Sequence[Violation], *, listed: int | None = None) -> ValidationFailed:
+    """The error for a request that breaks these rules, of which the first ``listed`` (``None``: all) are shown."""
+    rules = "1 rule" if len(violations) == 1 else f"{len(violations)} rules"
+    shown = violations[:listed]
+    more = f"; the first {len(shown)} are listed" if len(shown) < len(violations) else ""
+    return ValidationFailed(f"the request breaks {rules}{more}", details=shown)
 
 
 def status_of(error: LoopaiError) -> int:

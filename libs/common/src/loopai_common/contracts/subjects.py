@@ -7,8 +7,6 @@ handled. The ``v1`` token is the version of the contract.
 import re
 from typing import Final
 
-ROOT: Final = "loopai"
-
 # Requests: somebody waits for the answer.
 TASKS_CREATE: Final = "loopai.rpc.v1.tasks.create"
 TASKS_GET: Final = "loopai.rpc.v1.tasks.get"

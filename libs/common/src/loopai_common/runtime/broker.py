@@ -290,6 +290,8 @@ class Boundary(BaseMiddleware[Any, Any]):
         durable = raw.reply.startswith(_ACK_SUBJECT)
         subject = _class_of(raw.subject)
         metrics = self._bus.metrics
+        if durable and (raw.metadata.num_delivered or 1) > 1:
+            metrics.redeliveries.labels(subject).inc()
         self._bus.in_flight += 1
         started = time.perf_counter()
         try:
@@ -342,8 +344,6 @@ class Boundary(BaseMiddleware[Any, Any]):
 
     async def _settle_failed(self, raw: Msg, subject: str, error: LoopaiError) -> None:
         deliveries = raw.metadata.num_delivered or 1
-        if deliveries > 1:
-            self._bus.metrics.redeliveries.labels(subject).inc()
         if deliveries < MAX_DELIVERIES and (error.retryable or isinstance(error, Internal)):
             delay = _RETRY_DELAYS_SECONDS[min(deliveries, len(_RETRY_DELAYS_SECONDS)) - 1]
             log.warning("message_delayed", subject=raw.subject, code=error.code, deliveries=deliveries, delay=delay)

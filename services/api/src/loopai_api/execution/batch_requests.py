@@ -8,6 +8,7 @@ import pydantic
 
 from loopai_api.bodies import MAX_EXECUTE_BYTES, json_object
 from loopai_api.models import MAX_ITEM_ID_LENGTH, BatchItemRequest, ExecuteBatchRequest
+from loopai_api.problems import broken_rules
 from loopai_common import json_text
 from loopai_common.contracts.base import MAX_VERSION
 from loopai_common.contracts.execution import MAX_BATCH_ITEMS, MAX_TIMEOUT_MS
@@ -98,7 +99,7 @@ def _explain_batch(body: bytes, oversized: list[Violation]) -> LoopaiError:
         ExecuteBatchRequest.model_validate(value)
     except pydantic.ValidationError as error:
         found = violations_of(error)
-    return _broken_rules([*found, *oversized, *_duplicates(value.get("items"))])
+    return _broken([*found, *oversized, *_duplicates(value.get("items"))])
 
 
 def _explain_item(line: bytes) -> BrokenItem:
@@ -115,7 +116,7 @@ def _explain_item(line: bytes) -> BrokenItem:
         found = violations_of(error)
     item_id = value.get("id")
     readable = isinstance(item_id, str) and 1 <= len(item_id) <= MAX_ITEM_ID_LENGTH
-    return BrokenItem(item_id if readable else None, _broken_rules(found))
+    return BrokenItem(item_id if readable else None, _broken(found))
 
 
 def _duplicates(items: Any) -> list[Violation]:
@@ -132,10 +133,7 @@ def _duplicates(items: Any) -> list[Violation]:
     return found
 
 
-def _broken_rules(found: list[Violation]) -> ValidationFailed:
+def _broken(found: list[Violation]) -> ValidationFailed:
     if not found:
         return ValidationFailed("the request cannot be read; check the types of its fields")
-    rules = "1 rule" if len(found) == 1 else f"{len(found)} rules"
-    shown = found[:_MAX_REPORTED_VIOLATIONS]
-    more = f"; the first {len(shown)} are listed" if len(found) > len(shown) else ""
-    return ValidationFailed(f"the request breaks {rules}{more}", details=shown)
+    return broken_rules(found, listed=_MAX_REPORTED_VIOLATIONS)

@@ -5,6 +5,7 @@ import pydantic
 
 from loopai_api.bodies import json_object
 from loopai_api.models import ExecuteRequest
+from loopai_api.problems import broken_rules
 from loopai_common import json_text
 from loopai_common.contracts.base import MAX_VERSION
 from loopai_common.contracts.execution import MAX_TIMEOUT_MS
@@ -64,12 +65,5 @@ def _explain(body: bytes) -> Exception:
     try:
         ExecuteRequest.model_validate(value)
     except pydantic.ValidationError as error:
-        return validation_failed(error)
+        return broken_rules(violations_of(error))
     return ValidationFailed("the request cannot be read; check the types of its fields")
-
-
-def validation_failed(error: pydantic.ValidationError) -> ValidationFailed:
-    """The error that lists everything pydantic found."""
-    details = violations_of(error)
-    rules = "1 rule" if len(details) == 1 else f"{len(details)} rules"
-    return ValidationFailed(f"the request breaks {rules}", details=details)

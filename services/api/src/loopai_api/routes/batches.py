@@ -22,10 +22,10 @@ from loopai_api.models import (
     BatchStreamOptions,
     ExecuteBatchResponse,
 )
-from loopai_api.problems import CLIENT_CLOSED_REQUEST
+from loopai_api.problems import CLIENT_CLOSED_REQUEST, broken_rules
 from loopai_api.protocol import CLOSING_EXTENSION
 from loopai_api.references import task_reference
-from loopai_common.errors import ValidationFailed, Violation
+from loopai_common.errors import Violation
 from loopai_common.runtime import context
 
 
@@ -108,7 +108,7 @@ class StreamedBatch(Response):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             if not started:
                 rule = Violation("items", "must have at least one line", "too_short")
-                raise ValidationFailed("the request breaks 1 rule", details=[rule])
+                raise broken_rules([rule])
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except ClientDisconnect:
             return
@@ -139,8 +139,7 @@ def _refuse_query(options: BatchStreamOptions) -> None:
         Violation(name, "belongs in the body of a JSON batch", "misplaced") for name in sorted(options.model_fields_set)
     ]
     if found:
-        rules = "1 rule" if len(found) == 1 else f"{len(found)} rules"
-        raise ValidationFailed(f"the request breaks {rules}", details=found)
+        raise broken_rules(found)
 
 
 def _lines(model: str, examples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from starlette.responses import Response
 from loopai_api.application import errors
 from loopai_api.bodies import MAX_TASK_BYTES, read_json_object
 from loopai_api.clients import StoreClient, TaskWatcher
-from loopai_api.execution.requests import validation_failed
 from loopai_api.models import CreateTaskRequest, TaskListResponse, TaskResponse
+from loopai_api.problems import broken_rules
 from loopai_api.references import task_reference
 from loopai_common.contracts.base import Contract
 from loopai_common.contracts.tasks import ListTasks, TaskStatus
 from loopai_common.definitions import definition_violations
-from loopai_common.errors import ValidationFailed, Violation
+from loopai_common.errors import Violation
+from loopai_common.runtime.errors import violations_of
 
 MAX_WAIT_SECONDS = 60
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -105,11 +106,10 @@ def _definition(value: dict[str, object]) -> CreateTaskRequest:
     try:
         definition = CreateTaskRequest.model_validate(value)
     except pydantic.ValidationError as error:
-        raise validation_failed(error) from None
+        raise broken_rules(violations_of(error)) from None
     violations = definition_violations(definition)
     if violations:
-        rules = "1 rule" if len(violations) == 1 else f"{len(violations)} rules"
-        raise ValidationFailed(f"the request breaks {rules}", details=violations)
+        raise broken_rules(violations)
     return definition
 
 
@@ -117,7 +117,7 @@ def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if key is not None and _IDEMPOTENCY_KEY.fullmatch(key) is None:
         rule = Violation("Idempotency-Key", "must be 1 to 255 visible ASCII characters", "invalid_header")
-        raise ValidationFailed("the request breaks 1 rule", details=[rule])
+        raise broken_rules([rule])
     return key
 
 

@@ -16,7 +16,7 @@ from loopai_common.contracts.base import (
     Version,
     VersionNumber,
 )
-from loopai_common.contracts.tasks import JsonSchema, TaskReference
+from loopai_common.contracts.tasks import Isolation, JsonSchema, TaskReference
 
 MAX_CODE_BYTES = 1024 * 1024
 MAX_REPORTED_FAILURES = 20
@@ -141,11 +141,14 @@ class ActivateArtifact(Contract):
     """Command: move the pointer to ``version``, provided that it still points to ``expected_version``.
 
     ``expected_version=None`` means that no version is active yet. Raises ``version_conflict`` when the pointer moved.
+    With a ``percentage`` below 100 the pointer stays, and ``version`` gets that share of the executions (0: none, the
+    rollout ends).
     """
 
     task: TaskReference
     version: VersionNumber
     expected_version: VersionNumber | None
+    percentage: Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False)] = 100.0
     reason: Annotated[str, Field(max_length=2000)] = ""
     actor: Annotated[str, Field(max_length=200)] = "system"
 
@@ -181,8 +184,21 @@ class ResolveProgram(Contract):
     version: VersionNumber | None = None
 
 
+class ResolvedRollout(Contract):
+    """The program that runs instead of the active one for ``percentage`` (0–100) of the executions."""
+
+    artifact_id: ArtifactId
+    version: Version
+    digest: Digest
+    entry_point: str
+    percentage: float
+
+
 class ResolvedProgram(Contract):
-    """A program by its digest, with the schemas that its inputs and outputs satisfy."""
+    """A program by its digest, with the schemas that its inputs and outputs satisfy.
+
+    ``rollout`` is set only where no version was asked for.
+    """
 
     task_id: TaskId
     task_name: str
@@ -193,6 +209,8 @@ class ResolvedProgram(Contract):
     input_schema: JsonSchema
     output_schema: JsonSchema
     sampling_rate: float
+    isolation: Isolation = Isolation.CALL
+    rollout: ResolvedRollout | None = None
 
 
 class FetchProgram(Contract):

@@ -22,6 +22,19 @@ class TaskStatus(StrEnum):
     ARCHIVED = "archived"
 
 
+class Isolation(StrEnum):
+    """What executions of one program may share.
+
+    ``call``: a worker process, with module globals that are fresh for every call. ``process``: nothing, a fresh worker
+    for every batch. ``none``: a worker process and its module globals; for programs that are known to keep no state.
+    Programs of two tasks never share a process, whatever is chosen.
+    """
+
+    CALL = "call"
+    PROCESS = "process"
+    NONE = "none"
+
+
 def _not_a_uuid(name: str) -> str:
     try:
         UUID(name)
@@ -85,6 +98,14 @@ class TaskDefinition(Contract):
     accuracy_target: Share = 0.9
     latency_target_ms: Annotated[int, Strict(), Field(ge=1, le=60_000)] = 10
     sampling_rate: Share = 0.1
+    isolation: Isolation = Isolation.CALL
+
+
+class Rollout(Contract):
+    """A version that gets ``percentage`` (above 0, below 100) of the executions that name no version."""
+
+    version: Version
+    percentage: float
 
 
 class TaskSummary(Contract):
@@ -99,10 +120,13 @@ class TaskSummary(Contract):
     accuracy_target: float
     latency_target_ms: int
     sampling_rate: float
+    isolation: Isolation = Isolation.CALL
     status: TaskStatus
     status_reason: str | None = None
     """Why the task is where it is, when there is something to say: for ``failed``, the cause and the remedy."""
     active_version: Version | None
+    rollout: Rollout | None = None
+    """The version that is being tried beside the active one, if any."""
     total_versions: int
     created_at: Timestamp
     updated_at: Timestamp

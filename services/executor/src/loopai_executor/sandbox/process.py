@@ -30,6 +30,7 @@ from loopai_executor.sandbox.protocol import (
     FROM_ZYGOTE,
     LENGTH,
     MAX_MESSAGE,
+    TICK_SECONDS,
     Answer,
     Exited,
     Fork,
@@ -41,7 +42,7 @@ from loopai_executor.sandbox.protocol import (
     frame,
 )
 
-_READ_BYTES: Final = 1 << 18
+_READ_BYTES: Final = 1 << 14
 _PIPE_BYTES: Final = 1 << 18
 _START_SECONDS: Final = 30.0
 _FORK_SECONDS: Final = 10.0
@@ -83,10 +84,37 @@ OnAnswers = Callable[[list[Answer], float], None]
 OnDeath = Callable[[Death], None]
 
 
+class Ticker:
+    """Looks after the workers that a batch is with, every 10 ms, and not at all when there are none."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._busy: set[WorkerProcess] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, worker: "WorkerProcess") -> None:
+        """A batch is with ``worker``."""
+        self._busy.add(worker)
+        if self._timer is None:
+            self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def forget(self, worker: "WorkerProcess") -> None:
+        """It is answered, or the worker is gone."""
+        self._busy.discard(worker)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = time.perf_counter()
+        for worker in tuple(self._busy):
+            worker.tick(now)
+        if self._busy:
+            self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+
+
 class WorkerProcess:
     """A locked worker. At most one batch is with it at a time."""
 
-    def __init__(self, number: int, reads: int, writes: int, *, output_bytes: int) -> None:
+    def __init__(self, number: int, reads: int, writes: int, ticker: Ticker, *, output_bytes: int) -> None:
         self.number = number
         self.served = 0
         self.blank_bytes = 0
@@ -94,6 +122,7 @@ class WorkerProcess:
         self.death: Death | None = None
         self._loop = asyncio.get_running_loop()
         self._reads, self._writes = reads, writes
+        self._ticker = ticker
         self._frame_bytes = output_bytes + FRAME_SLACK_BYTES
         self._pidfd: int | None = None
         self._pid = 0
@@ -104,9 +133,10 @@ class WorkerProcess:
         self._budget: Callable[[], float] = _no_time
         self._on_answers: OnAnswers | None = None
         self._on_death: OnDeath | None = None
+        self._sent = 0.0
         self._since = 0.0
         self._deadline = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._waits_to_write = False
         self._exit: asyncio.Future[Exited | None] = self._loop.create_future()
         for descriptor in (reads, writes):
             os.set_blocking(descriptor, False)
@@ -136,9 +166,17 @@ class WorkerProcess:
         """
         self._expected = count
         self._budget, self._on_answers, self._on_death = budget, on_answers, on_death
-        self._since = time.perf_counter()  # uvloop's own clock counts whole milliseconds
-        self._arm()
-        self._write(memoryview(frame(payload)))
+        self._sent = self._since = time.perf_counter()  # uvloop's own clock counts whole milliseconds
+        self._deadline = self._since + budget() + GRACE_SECONDS
+        self._ticker.watch(self)
+        self._write(frame(payload))
+
+    def tick(self, now: float) -> None:
+        """Makes a worker that is busy for long look at its clock; ends one that missed its deadline."""
+        if now >= self._deadline:
+            self.kill(Death(ExecutionError.TIME, "the program used up its time and did not stop when told to"))
+        elif now - self._sent >= TICK_SECONDS:
+            self._signal(signal.SIGALRM)
 
     def kill(self, death: Death | None = None) -> None:
         """Ends the worker; ``death`` is what a batch that is with it is told. Safe to call again."""
@@ -148,8 +186,7 @@ class WorkerProcess:
         self.death = death
         self._loop.remove_reader(self._reads)
         self._loop.remove_writer(self._writes)
-        if self._timer is not None:
-            self._timer.cancel()
+        self._ticker.forget(self)
         self._signal_kill()
         os.close(self._reads)
         os.close(self._writes)
@@ -189,14 +226,17 @@ class WorkerProcess:
             return 0
 
     def _signal_kill(self) -> None:
+        self._signal(signal.SIGKILL)
         if self._pidfd is not None:
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             os.close(self._pidfd)
             self._pidfd = None
-        elif self._pid and sys.platform != "linux":
-            with contextlib.suppress(OSError):
-                os.kill(self._pid, signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(OSError):  # it is gone
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, number)
+            elif self._pid and sys.platform != "linux":
+                os.kill(self._pid, number)
 
     def _readable(self) -> None:
         try:
@@ -246,18 +286,19 @@ class WorkerProcess:
         if self._expected:
             on_answers(answers, elapsed)
             if self._open:
-                self._arm()
+                self._deadline = now + self._budget() + GRACE_SECONDS
             return
         if self._buffer:
             self._distrust("it answered more than it was asked")
             return
         self._on_answers = self._on_death = None
+        self._ticker.forget(self)
         on_answers(answers, elapsed)
 
     def _distrust(self, reason: str) -> None:
         self.kill(Death(ExecutionError.CRASHED, f"the worker broke the protocol: {reason}"))
 
-    def _write(self, data: memoryview) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         try:
             sent = os.write(self._writes, data)
         except BlockingIOError:
@@ -265,26 +306,12 @@ class WorkerProcess:
         except OSError:
             self.kill()
             return
-        self._loop.remove_writer(self._writes)
         if sent < len(data):
-            self._loop.add_writer(self._writes, self._write, data[sent:])
-
-    def _arm(self) -> None:
-        """Sets the deadline; one timer serves many batches, since most end long before it."""
-        self._deadline = self._loop.time() + self._budget() + GRACE_SECONDS
-        if self._timer is None or self._timer.when() > self._deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._expired)
-
-    def _expired(self) -> None:
-        self._timer = None
-        if self._on_answers is None:
-            return
-        if self._loop.time() >= self._deadline:
-            self.kill(Death(ExecutionError.TIME, "the program used up its time and did not stop when told to"))
-        else:
-            self._timer = self._loop.call_at(self._deadline, self._expired)
+            self._waits_to_write = True
+            self._loop.add_writer(self._writes, self._write, memoryview(data)[sent:])
+        elif self._waits_to_write:
+            self._waits_to_write = False
+            self._loop.remove_writer(self._writes)
 
 
 class Zygote:
@@ -312,6 +339,7 @@ class Zygote:
         self._workers: dict[int, WorkerProcess] = {}
         self._forking: dict[int, asyncio.Future[None]] = {}
         self._numbers = 0
+        self._ticker = Ticker()
         self._loop.add_reader(control.fileno(), self._readable)
 
     @classmethod
@@ -346,7 +374,7 @@ class Zygote:
         number = self._numbers
         their_reads, our_writes = os.pipe()
         our_reads, their_writes = os.pipe()
-        worker = WorkerProcess(number, our_reads, our_writes, output_bytes=self._output_bytes)
+        worker = WorkerProcess(number, our_reads, our_writes, self._ticker, output_bytes=self._output_bytes)
         forked = self._forking[number] = self._loop.create_future()
         self._workers[number] = worker
         try:

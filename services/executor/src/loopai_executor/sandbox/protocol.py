@@ -19,7 +19,7 @@ from loopai_common.contracts.frames import AnswerKind
 
 LENGTH: Final = struct.Struct("<I")
 TICK_SECONDS: Final = 0.01
-"""How often a worker looks at the clock, and sends what is ready."""
+"""How often the executor makes a busy worker look at its clock, and send what is ready."""
 
 FLUSH_BYTES: Final = 256 * 1024
 """A worker sends its answers when there are this many bytes of them."""

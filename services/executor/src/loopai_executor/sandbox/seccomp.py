@@ -56,7 +56,6 @@ _FUTEX_OPERATIONS = (0, 1, 128, 129, 137, 265, 393)  # WAIT, WAKE, private ones,
 ALLOWED: Final[tuple[Allow, ...]] = (
     Allow("read", ((ArgumentIs(0, 0),),), errno.EBADF),
     Allow("write", ((ArgumentIs(0, 1),),), errno.EBADF),
-    Allow("setitimer", ((ArgumentIs(0, 0),),)),
     Allow("rt_sigreturn"),
     Allow("futex", tuple((ArgumentIs(1, operation, _LOW),) for operation in _FUTEX_OPERATIONS)),
     Allow(
@@ -86,7 +85,7 @@ REFUSED: Final[Mapping[int, tuple[str, ...]]] = {
         "execveat", "kill", "tkill", "getpid", "getppid", "gettid", "getuid", "geteuid", "getgid", "getegid", "uname",
         "sysinfo", "sched_getaffinity", "sched_yield", "ioctl", "fcntl", "lseek", "close", "dup", "dup2", "dup3",
         "poll", "ppoll", "select", "pselect6", "clock_nanosleep", "nanosleep", "clock_getres", "rt_sigaction",
-        "rt_sigprocmask", "sigaltstack", "mprotect", "madvise", "prlimit64", "getrlimit", "setrlimit", "getrusage",
+        "rt_sigprocmask", "setitimer", "sigaltstack", "mprotect", "madvise", "prlimit64", "getrlimit", "setrlimit", "getrusage",
         "memfd_create", "eventfd2", "epoll_create1", "times", "umask", "pread64", "pwrite64", "readv", "writev",
         "getitimer", "setpriority", "getpriority",
     ),

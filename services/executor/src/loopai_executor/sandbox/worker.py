@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
+from time import monotonic
 from types import FrameType
 from typing import Any, Final
 
@@ -34,10 +36,9 @@ from loopai_executor.sandbox.protocol import (
     success,
 )
 
-_READ_BYTES: Final = 1 << 18
+_READ_BYTES: Final = 1 << 14
 _PLAIN_TYPES: Final = frozenset({str, int, float, bool, type(None)})
 _SUCCESS: Final = int(AnswerKind.SUCCESS)
-_TICK_MS: Final = TICK_SECONDS * 1000
 
 EXIT_NOT_LOADED: Final = 3
 
@@ -67,82 +68,65 @@ class _Sink:
         return False
 
 
-class Ticker:
-    """The clock of a worker: a tick every 10 ms while a batch runs. ``on_tick`` is called when it finds the program
-    running, however long that takes to finish.
+class Clock:
+    """The clock of a worker. The executor sends a tick (SIGALRM) every 10 ms while a batch is with the worker, so that
+    a short batch costs no system call. ``on_tick`` is called when it finds the program running, however long that
+    takes to finish.
     """
 
     def __init__(self, on_tick: Callable[[], None]) -> None:
         self._on_tick = on_tick
-        self._left = 0
-        self._running = False
-        self.due = False
+        self.until: float | None = None
+        """When the program that runs will have used up its time (monotonic seconds); ``None``: none runs."""
+        self.ticked = False
 
     def install(self) -> None:
         """Takes SIGALRM; must be done before the lockdown, which forbids it."""
         signal.signal(signal.SIGALRM, self._tick)
 
-    def start(self) -> None:
-        """Starts ticking."""
-        self.due = False
-        signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS, TICK_SECONDS)
-
-    def stop(self) -> None:
-        """Stops ticking."""
-        self._running = False
-        signal.setitimer(signal.ITIMER_REAL, 0, 0)
-
-    def enter(self, timeout_ms: int) -> None:
-        """The program runs from now on, for at most ``timeout_ms`` rounded up to ticks."""
-        self._left = math.ceil(timeout_ms / _TICK_MS) + 1
-        self._running = True
-
-    def leave(self) -> None:
-        """The program runs no more."""
-        self._running = False
-
     def _tick(self, _number: int, _frame: FrameType | None) -> None:
-        self.due = True
-        if self._running:
-            self._on_tick()
-            self._left -= 1
-            if self._left <= 0:
-                self._left = 2  # once more, should the program have caught it
-                raise _OutOfTime
+        self.ticked = True
+        if self.until is None:
+            return
+        self._on_tick()
+        now = monotonic()
+        if now >= self.until:
+            self.until = now + TICK_SECONDS  # once more, should the program have caught it
+            raise _OutOfTime
 
 
 class Worker:
     """One worker's state; :meth:`run` never returns."""
 
     def __init__(self) -> None:
-        self._ticker = Ticker(self._flush)
+        self._clock = Clock(self._flush)
         self._ready: list[Answer] = []
         self._ready_bytes = 0
         self._flushing = False
         self._decode = msgspec.json.Decoder(list[tuple[int, Any]]).decode
         self._decode_slices = msgspec.json.Decoder(list[tuple[int, msgspec.Raw]]).decode
-        self._ticker.install()
+        self._clock.install()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         # The executor decodes within the usual limit: what it passed on must not fail here and be the program's fault.
         sys.setrecursionlimit(2 * sys.getrecursionlimit())
-        self._decimal_context = decimal.DefaultContext.copy()
+        # A program that changes this one does not change what new contexts are copied from.
+        decimal.DefaultContext = decimal.DefaultContext.copy()
         sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = _Sink()  # type: ignore[assignment,misc]  # enough of a text file for print
 
     def run(self) -> None:
         """Loads the program that the first frame holds, then answers batches until the executor hangs up."""
         request = msgspec.json.decode(_receive(), type=LoadRequest)
         gc.enable()
-        self._ticker.start()
+        clock = self._clock
         try:
-            self._ticker.enter(request.timeout_ms)
+            clock.until = monotonic() + request.timeout_ms / 1000
             self._load(request)
-            self._ticker.leave()
+            clock.until = None
             answer = success()
         except BaseException as error:  # noqa: BLE001  # a stranger's module may raise anything; all of it is an answer
-            self._ticker.leave()
+            clock.until = None
             answer = _load_failure(error)
-        self._ticker.stop()
         _send([answer])
         if answer[0] != AnswerKind.SUCCESS:
             os._exit(EXIT_NOT_LOADED)
@@ -159,23 +143,23 @@ class Worker:
 
     def _batch(self, payload: bytes) -> None:
         items: list[tuple[int, Any]]
-        ticker, call = self._ticker, self._call
+        clock, call = self._clock, self._call
         try:
             items = self._decode(payload)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             items = list(self._decode_slices(payload))
             call = self._call_slice
-        ticker.start()
+        clock.ticked = False
         for timeout_ms, value in items:
             answer = call(timeout_ms, value)
             self._ready.append(answer)
             self._ready_bytes += len(answer[1])
-            if ticker.due or self._ready_bytes > FLUSH_BYTES:
-                ticker.due = False
+            if clock.ticked or self._ready_bytes > FLUSH_BYTES:
+                clock.ticked = False
                 self._flush()
-        ticker.stop()
-        sys.settrace(None)
-        sys.setprofile(None)
+        if sys.gettrace() is not None or sys.getprofile() is not None:
+            sys.settrace(None)
+            sys.setprofile(None)
         self._flush()
 
     def _flush(self) -> None:
@@ -196,14 +180,14 @@ class Worker:
         return self._call(timeout_ms, decoded)
 
     def _call(self, timeout_ms: int, value: Any) -> Answer:
-        ticker = self._ticker
+        clock = self._clock
         try:
             # The clock runs for the checks too: a schema is as untrusted as a program.
-            ticker.enter(timeout_ms)
+            clock.until = monotonic() + timeout_ms / 1000
             answer = self._checked_call(value)
-            ticker.leave()
+            clock.until = None
         except BaseException as error:  # noqa: BLE001  # a stranger's function may raise anything; all of it is an answer
-            ticker.leave()
+            clock.until = None
             return _call_failure(error)
         return answer
 
@@ -212,8 +196,8 @@ class Worker:
             return self._input_refused(self._input_schema, value)
         if self._takes_text and type(value) is dict and "text" in value:
             value = value["text"]
-        decimal.setcontext(self._decimal_context.copy())
-        output = self._program.entry()(value)
+        # A context of its own for each call: what one does to the context of decimal, the next does not see.
+        output = Context().run(self._program.entry(), value)
         text = _encode(output)
         if len(text) > self._output_bytes:
             return failure(AnswerKind.ERROR, "limit_output", f"the output is larger than {self._output_bytes} bytes")

@@ -114,6 +114,7 @@ class Zygote:
         """Forks on request and reports exits, until the executor is gone."""
         wake_reader, wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # a tick for a worker that has not taken the signal yet
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self._control, select.POLLIN)

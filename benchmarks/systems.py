@@ -1,6 +1,7 @@
 """What is measured: a running system, as a place to send requests and the processes that serve them."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -56,6 +57,22 @@ def fastapi_and_faststream(source: Path, bodies: Sequence[bytes], directory: Pat
         nats.stop()
 
 
+def go_is_here() -> bool:
+    """Whether there is a Go compiler to build the net/http baseline with."""
+    return shutil.which("go") is not None
+
+
+@contextmanager
+def net_http(bodies: Sequence[bytes], directory: Path) -> Iterator[System]:
+    """The baseline in Go: net/http, and the tiny program in process."""
+    binary = directory / "net_http"
+    source = Path(__file__).parent / "baselines" / "net_http"
+    subprocess.run(["go", "build", "-o", str(binary), "."], cwd=source, check=True)
+    port = free_port()
+    with _run([str(binary), f"{_HOST}:{port}"], {}) as pid:
+        yield System("Go net/http, in process", _target(port, bodies), {"go": [pid]})
+
+
 def _target(port: int, bodies: Sequence[bytes]) -> Target:
     return Target(_HOST, port, [Request("/execute", body) for body in bodies])
 
@@ -91,7 +108,13 @@ def _web(module: str, port: int, environment: Mapping[str, str]) -> Iterator[int
 
 @contextmanager
 def _process(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[int]:
-    with subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env={**os.environ, **environment}) as process:
+    with _run([sys.executable, *arguments], environment) as pid:
+        yield pid
+
+
+@contextmanager
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[int]:
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}) as process:
         try:
             yield process.pid
         finally:

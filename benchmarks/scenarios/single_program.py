@@ -1,4 +1,4 @@
-"""One program, many callers: the hot path, beside the same program in FastAPI with and without a bus."""
+"""One program, many callers: the hot path, beside the same program in services without Loopai."""
 
 import json
 import time
@@ -9,7 +9,14 @@ from benchmarks import programs
 from benchmarks.baselines import program
 from benchmarks.bench import Bench, Measurement
 from benchmarks.load import Load, Request
-from benchmarks.systems import System, fastapi_and_faststream, fastapi_in_process, wait_until_it_answers
+from benchmarks.systems import (
+    System,
+    fastapi_and_faststream,
+    fastapi_in_process,
+    go_is_here,
+    net_http,
+    wait_until_it_answers,
+)
 from loopai_client import demo
 from loopai_client.client import MAX_WAIT_SECONDS, LoopaiClient
 
@@ -28,10 +35,14 @@ def run(bench: Bench) -> Iterator[Measurement]:
         source.write_text(client.get_code(task.id), encoding="utf-8")
     yield _alone(bench, source, bodies)
     path = f"/api/v1/tasks/{task.id}/execute"
-    yield from _measure(bench, bench.system("Loopai", [Request(path, body) for body in bodies]))
+    yield from _measure(bench, bench.system("Loopai, spam filter", [Request(path, body) for body in bodies]))
     tiny = programs.publish_tiny(bench.stack.nats_url)
     path = f"/api/v1/tasks/{tiny.task_id}/execute"
-    yield from _measure(bench, bench.system("Loopai, tiny program", [Request(path, body) for body in bodies]))
+    yield from _measure(bench, bench.system("Loopai", [Request(path, body) for body in bodies]))
+    source.write_text(programs.TINY, encoding="utf-8")
+    if go_is_here():
+        with net_http(bodies, bench.directory) as system:
+            yield from _measure(bench, system)
     with fastapi_in_process(source, bodies) as system:
         yield from _measure(bench, system)
     with fastapi_and_faststream(source, bodies, bench.directory / "nats-baseline") as system:

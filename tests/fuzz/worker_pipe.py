@@ -18,7 +18,7 @@ from loopai_common.contracts.failure import Failure
 from loopai_common.contracts.frames import AnswerKind
 from loopai_executor.domain import Counts, Job, Program
 from loopai_executor.sandbox.pool import Pool, PoolLimits
-from loopai_executor.sandbox.process import WorkerProcess
+from loopai_executor.sandbox.process import Ticker, WorkerProcess
 from loopai_executor.sandbox.protocol import Exited, frame
 from tests.fuzz.invariants import Choices, Stage, require
 
@@ -127,7 +127,7 @@ class _Worker:
         self._script = script
         self._loop = asyncio.get_running_loop()
         self._open = True
-        self.process = WorkerProcess(number, their_reads, their_writes, output_bytes=_LIMITS.output_bytes)
+        self.process = WorkerProcess(number, their_reads, their_writes, Ticker(), output_bytes=_LIMITS.output_bytes)
         # The kernel's word on how it ends, which otherwise the zygote brings.
         self.process.exited(Exited(number, script.exit_code, 0.0, 0))
         self._loop.add_reader(self._reads, self._asked)

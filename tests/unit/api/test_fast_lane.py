@@ -1,6 +1,7 @@
 """The fast lane's protocol over a transport that only remembers."""
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -149,6 +150,64 @@ async def test_garbage_behind_a_request_ends_the_connection_after_its_answer(eng
     assert connection.transport.written.startswith(b"HTTP/1.1 200 OK\r\n")
     assert connection.transport.written.count(b"HTTP/1.1 ") == 1
     assert connection.transport.closing
+
+
+async def answers(engine: ExecutionEngine, sender: RememberingSender, connection: Connection) -> list[bytes]:
+    """Runs what waits, and returns the bodies of all responses so far; the program returns its input."""
+    await turn()
+    for frame_id, frame in list(sender.frames.items()):
+        for index, item in enumerate(item for group in frame.groups for item in group.items):
+            answer = FrameAnswer(index, 0, 1, False, item.input)
+            engine.on_part(frame_id, msgspec.json.encode(FramePart(1, [FrameAnswerGroup(TASK, TASK, 3, [answer])])))
+        del sender.frames[frame_id]
+        await turn()
+    responses = connection.transport.written.split(b"HTTP/1.1 ")[1:]
+    return [response.partition(b"\r\n\r\n")[2] for response in responses]
+
+
+async def test_a_head_that_was_parsed_before_carries_another_body(
+    engine: ExecutionEngine, sender: RememberingSender
+) -> None:
+    connection = Connection(engine, HttpMetrics())
+    lane = connection.protocol.lane
+    connection.receive(request(b'{"input": 1}'))
+    await answers(engine, sender, connection)
+    assert len(lane.heads) == 1
+    connection.receive(request(b'{"input": 2}'))
+    first, second = await answers(engine, sender, connection)
+    assert (b'"output":1,' in first, b'"output":2,' in second) == (True, True)
+    assert first.partition(b",")[0] != second.partition(b",")[0]
+    other = Connection(engine, HttpMetrics())
+    other.protocol.lane = lane
+    other.receive(request(b'{"input": 3}'))
+    (third,) = await answers(engine, sender, other)
+    assert b'"output":3,' in third
+
+
+@pytest.mark.parametrize("cut", [1, 20, 150, -1])
+async def test_a_known_head_in_pieces_is_read_like_an_unknown_one(
+    engine: ExecutionEngine, sender: RememberingSender, cut: int
+) -> None:
+    connection = Connection(engine, HttpMetrics())
+    connection.receive(request(b'{"input": 1}'))
+    await answers(engine, sender, connection)
+    data = request(b'{"input": 2}')
+    connection.receive(data[:cut])
+    connection.receive(data[cut:])
+    await answers(engine, sender, connection)
+    connection.receive(data)
+    found = await answers(engine, sender, connection)
+    assert [body.partition(b'"output":')[2][:1] for body in found] == [b"1", b"2", b"2"]
+
+
+@pytest.mark.parametrize("header", ["X-Correlation-ID: mine", "Prefer: respond-async", "Connection: close"])
+async def test_a_head_that_says_more_is_not_remembered(
+    engine: ExecutionEngine, sender: RememberingSender, header: str
+) -> None:
+    connection = Connection(engine, HttpMetrics())
+    with contextlib.suppress(TypeError):  # the ordinary lane has no application here
+        connection.receive(request(b'{"input": 1}', header))
+    assert connection.protocol.lane.heads == {}
 
 
 class BrokenEngine(ExecutionEngine):

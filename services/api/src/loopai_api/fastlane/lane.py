@@ -1,6 +1,7 @@
 """What the fast lane needs to know of the process: the engine, the metrics, and which paths are its own."""
 
 import time
+from typing import NamedTuple
 
 from loopai_api.bodies import MAX_EXECUTE_BYTES
 from loopai_api.execution.engine import ExecutionEngine
@@ -11,7 +12,15 @@ from loopai_common.errors import LoopaiError
 PREFIX = b"/api/v1/tasks/"
 SUFFIX = b"/execute"
 ROUTE = "/api/v1/tasks/{task}/execute"
-_MAX_REMEMBERED_PATHS = 10_000
+_MAX_REMEMBERED = 10_000
+_MAX_HEAD_BYTES = 2048
+
+
+class HotHead(NamedTuple):
+    """What the head of a hot request says: whose program, and how long the body is."""
+
+    task: str
+    body_bytes: int
 
 
 class FastLane:
@@ -23,6 +32,8 @@ class FastLane:
         self.max_body_bytes = MAX_EXECUTE_BYTES
         self._counts = http_metrics.counts("POST", ROUTE)
         self._tasks: dict[bytes, str] = {}
+        self.heads: dict[bytes, HotHead] = {}
+        """Heads that were parsed before, to their last byte: a client sends the same few again and again."""
 
     def task_of(self, url: bytes) -> str | None:
         """The task that an execute path names; ``None`` for a path that is not this lane's."""
@@ -32,10 +43,17 @@ class FastLane:
                 task = task_reference(url[len(PREFIX) : -len(SUFFIX)].decode("ascii"))
             except (LoopaiError, UnicodeDecodeError):
                 return None
-            if len(self._tasks) >= _MAX_REMEMBERED_PATHS:
+            if len(self._tasks) >= _MAX_REMEMBERED:
                 self._tasks.clear()
             self._tasks[url] = task
         return task
+
+    def remember(self, head: bytes, parsed: HotHead) -> None:
+        """Keeps what the parser made of ``head``, unless it is large."""
+        if len(head) <= _MAX_HEAD_BYTES:
+            if len(self.heads) >= _MAX_REMEMBERED:
+                self.heads.clear()
+            self.heads[head] = parsed
 
     def observe(self, status: int, started: float) -> None:
         """Counts a request that began at ``started`` (``time.perf_counter()``)."""

@@ -3,6 +3,8 @@
 With that face, the order of pipelined answers, graceful shutdown and disconnects stay uvicorn's. A request is hot when
 it is a plain ``POST …/execute``: kept alive, ``application/json``, a declared length within the limit, no
 expectation, encoding or preference, and nothing before it on the connection still being answered.
+
+A head that was hot before, byte for byte, is not parsed again when the whole request, and nothing else, is there.
 """
 
 import asyncio
@@ -14,14 +16,18 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from loopai_api.execution.engine import Execution
 from loopai_api.execution.rendering import render_execution
 from loopai_api.execution.requests import frame_item, parse_execute
-from loopai_api.fastlane.lane import FastLane
+from loopai_api.fastlane.lane import FastLane, HotHead
 from loopai_api.problems import RETRY_AFTER_SECONDS, error_body, status_of
 from loopai_api.protocol import MAX_HEADER_BYTES, MAX_HEADERS, LoopaiHttpProtocol
 from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup
 from loopai_common.errors import Internal, LoopaiError
 from loopai_common.identifiers import new_id
 from loopai_common.runtime.context import is_correlation_id
+from loopai_common.runtime.logging import get_logger
 
+log = get_logger()
+
+_END_OF_HEAD = b"\r\n\r\n"
 _UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"content-encoding", b"prefer", b"upgrade"})
 
 
@@ -118,6 +124,40 @@ class FastLaneProtocol(LoopaiHttpProtocol):
             self._idle.cancel()
             self._idle = None
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        cycle: Any = self.cycle
+        if self._receiving or self._refused or self.pipeline or (cycle is not None and not cycle.response_complete):
+            super().data_received(data)
+            return
+        body_at = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
+        head = data[:body_at]
+        known = self.lane.heads.get(head)
+        if known is not None and len(data) - body_at == known.body_bytes:
+            if self._deadline is not None:
+                self._disarm()
+            if self.timeout_keep_alive_task is not None:
+                self._unset_keepalive_if_required()
+            self._sent_correlation_id = None
+            hot = HotCycle(self, known.task)
+            hot.body, hot.more_body = data[body_at:], False
+            self.cycle = hot  # type: ignore[assignment]  # as in on_headers_complete
+            self._run(hot)
+            return
+        super().data_received(data)
+        parsed: Any = self.cycle
+        if type(parsed) is HotCycle and parsed is not cycle and self._sent_correlation_id is None:
+            size = len(parsed.body)
+            if not parsed.more_body and body_at + size == len(data):
+                self.lane.remember(head, HotHead(parsed.task, size))
+
+    def _run(self, cycle: HotCycle) -> None:
+        """As the parser runs its callbacks: what is unforeseen ends the connection, and is logged."""
+        try:
+            cycle.run(None)
+        except Exception:  # the parser turns it into an error of its own; there is none here
+            log.exception("request_failed")
+            self._fail()
 
     def on_message_begin(self) -> None:
         """Leaves uvicorn's scope dictionary for later: a hot request needs none."""

@@ -85,9 +85,9 @@ REFUSED: Final[Mapping[int, tuple[str, ...]]] = {
         "execveat", "kill", "tkill", "getpid", "getppid", "gettid", "getuid", "geteuid", "getgid", "getegid", "uname",
         "sysinfo", "sched_getaffinity", "sched_yield", "ioctl", "fcntl", "lseek", "close", "dup", "dup2", "dup3",
         "poll", "ppoll", "select", "pselect6", "clock_nanosleep", "nanosleep", "clock_getres", "rt_sigaction",
-        "rt_sigprocmask", "setitimer", "sigaltstack", "mprotect", "madvise", "prlimit64", "getrlimit", "setrlimit", "getrusage",
+        "rt_sigprocmask", "sigaltstack", "mprotect", "madvise", "prlimit64", "getrlimit", "setrlimit", "getrusage",
         "memfd_create", "eventfd2", "epoll_create1", "times", "umask", "pread64", "pwrite64", "readv", "writev",
-        "getitimer", "setpriority", "getpriority",
+        "getitimer", "setitimer", "setpriority", "getpriority",
     ),
     errno.ENOSYS: ("clone3", "rseq", "membarrier"),  # glibc then falls back to what is refused above
 }  # fmt: skip

@@ -52,6 +52,11 @@ class ExecutorMetrics(Collector):
             ("loopai_program_loads", "Programs loaded into a worker.", counts.cold_loads),
             ("loopai_program_load_failures", "Programs that did not load.", counts.failed_loads),
             ("loopai_program_quarantines", "Programs no longer tried for a while.", counts.quarantines),
+            (
+                "loopai_rollout_candidates_missed",
+                "Times that a version being rolled out was left out, since its code was not to be had.",
+                counts.candidates_missed,
+            ),
             ("loopai_sandbox_restarts", "Zygotes that had to be replaced.", counts.zygote_restarts),
             ("loopai_worker_cpu_seconds", "Processor time of workers that ended.", counts.worker_cpu_seconds),
         ):

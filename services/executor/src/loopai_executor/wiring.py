@@ -49,7 +49,7 @@ def build(settings: ExecutorSettings, worker: Worker | None = None) -> Starlette
     counts = Counts()
     pool = Pool(limits, counts)
     ExecutorMetrics(counts, pool, registry)
-    catalogue = Catalogue(NatsProgramSource(RpcClient(bus)), max_code_bytes=settings.max_code_cache_bytes)
+    catalogue = Catalogue(NatsProgramSource(RpcClient(bus)), counts, max_code_bytes=settings.max_code_cache_bytes)
     service = ExecutionService(
         catalogue, pool, NatsPartPublisher(bus), counts, default_timeout_ms=settings.default_timeout_ms
     )

@@ -2,7 +2,7 @@
 
 What arrives while a lane's worker is busy becomes its next batch. After a death with several executions unanswered
 these are run again one by one, so that only the culprit fails; only a death with a single one in flight counts against
-the program.
+the program. With ``isolation: process`` a worker serves one batch, and the next one is loaded behind it.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ import msgspec
 from loopai_common.contracts.execution import ExecutionError
 from loopai_common.contracts.failure import Failure
 from loopai_common.contracts.frames import AnswerKind
+from loopai_common.contracts.tasks import Isolation
 from loopai_common.errors import DeadlineExceeded, LoopaiError, Overloaded, ShuttingDown
 from loopai_common.runtime.errors import failure_of
 from loopai_common.runtime.logging import get_logger
@@ -220,7 +221,16 @@ class Lane:
             self._batch = []
             self._answered = 0
             self._unblamed_deaths = 0
+            if self.program.isolation is Isolation.PROCESS:
+                self._renew()
             self.pump()
+
+    def _renew(self) -> None:
+        """Ends the worker, and has the next one ready before it is needed."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.kill()
+        self.start()
 
     def _on_death(self, death: Death) -> None:
         left = self._batch[self._answered :]
@@ -250,7 +260,7 @@ class Lane:
 
     async def _start(self) -> None:
         try:
-            worker = await self._pool.take()
+            worker = await self._take()
             try:
                 answer = await load(worker, self.program, self._pool.limits)
             except BaseException:
@@ -275,6 +285,12 @@ class Lane:
         finally:
             self._starting = None
         self.pump()
+
+    async def _take(self) -> WorkerProcess:
+        if self.program.isolation is not Isolation.PROCESS:
+            return await self._pool.take()
+        async with self._pool.renewals:
+            return await self._pool.take()
 
     def _answer_all(self, answer: Answer) -> None:
         jobs = [*self._suspects, *self._queue]
@@ -346,6 +362,8 @@ class Pool:
         self.clock = clock
         self.queued = 0
         self.missing: list[str] = []
+        # Lanes that need a worker for every batch leave the zygote time for the others.
+        self.renewals = asyncio.Semaphore(limits.spare_workers)
         self._lanes: OrderedDict[tuple[str, int], Lane] = OrderedDict()
         self._spares: deque[WorkerProcess] = deque()
         self._zygote: Zygote | None = None
@@ -527,6 +545,7 @@ async def load(worker: WorkerProcess, program: Program, limits: PoolLimits) -> A
         program.output_schema,
         limits.load_timeout_ms,
         limits.output_bytes,
+        program.isolation is not Isolation.NONE,
     )
     answer = await _ask(worker, encode(request), limits.load_timeout_ms / 1000)
     if answer[0] == AnswerKind.SUCCESS:

@@ -46,6 +46,8 @@ class LoadRequest(msgspec.Struct, array_like=True, frozen=True):
     output_schema: Any
     timeout_ms: int
     output_bytes: int
+    fresh_globals: bool = True
+    """Whether each call starts from the module's globals as they were right after loading."""
 
 
 class ZygoteOptions(msgspec.Struct, frozen=True, tag="options", tag_field="kind"):

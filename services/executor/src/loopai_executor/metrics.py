@@ -11,7 +11,9 @@ from loopai_common.contracts.frames import AnswerKind
 from loopai_executor.domain import DURATION_BUCKETS, Counts
 from loopai_executor.sandbox.pool import Pool
 
-HIGHEST: Final = frozenset({"loopai_worker_peak_memory_bytes", "loopai_sandbox_degraded"})
+HIGHEST: Final = frozenset(
+    {"loopai_worker_peak_memory_bytes", "loopai_sandbox_degraded", "loopai_executor_cgroup_limited"}
+)
 """The gauges that do not add up over executors."""
 
 _LANES: Final = ("frame", "request")
@@ -65,9 +67,20 @@ class ExecutorMetrics(Collector):
             ("loopai_execution_queue_depth", "Executions waiting or running.", pool.queued),
             ("loopai_warm_programs", "Programs loaded right now.", pool.warm_programs),
             ("loopai_worker_peak_memory_bytes", "Largest memory of a worker so far.", counts.worker_peak_memory_bytes),
+            (
+                "loopai_executor_cgroup_limited",
+                "1 when the workers are in a control group with limits.",
+                pool.group is not None,
+            ),
             ("loopai_sandbox_degraded", "1 when a layer of the sandbox is missing.", bool(pool.missing)),
         ):
             yield GaugeMetricFamily(name, text, value=float(value))
+        if pool.group is not None:
+            yield GaugeMetricFamily(
+                "loopai_sandbox_memory_bytes",
+                "Memory of all workers and what they are forked from.",
+                value=float(pool.group.memory_bytes()),
+            )
 
     def _durations(self) -> Metric:
         total = 0

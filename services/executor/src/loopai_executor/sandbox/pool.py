@@ -27,6 +27,7 @@ from loopai_common.runtime.logging import get_logger
 from loopai_common.runtime.service import StartRefused
 from loopai_executor.domain import MAX_BATCH, Counts, DeathCounter, Job, Program, error_payload, kind_of
 from loopai_executor.sandbox import process
+from loopai_executor.sandbox.cgroups import SandboxGroup
 from loopai_executor.sandbox.process import (
     Death,
     SandboxUnavailable,
@@ -362,6 +363,7 @@ class Pool:
         self.clock = clock
         self.queued = 0
         self.missing: list[str] = []
+        self.group: SandboxGroup | None = None
         # Lanes that need a worker for every batch leave the zygote time for the others.
         self.renewals = asyncio.Semaphore(limits.spare_workers)
         self._lanes: OrderedDict[tuple[str, int], Lane] = OrderedDict()
@@ -382,8 +384,9 @@ class Pool:
         """Whether there is a zygote."""
         return self._zygote is not None and self._zygote.alive
 
-    async def start(self) -> None:
-        """Starts the zygote and the spares; raises ``StartRefused``."""
+    async def start(self, group: SandboxGroup | None = None) -> None:
+        """Starts the zygote and the spares, all in ``group`` where there is one; raises ``StartRefused``."""
+        self.group = group
         await self._start_zygote()
         await self._refill()
 
@@ -490,7 +493,11 @@ class Pool:
 
     async def _start_zygote(self) -> None:
         self._zygote = await Zygote.start(
-            _options(self.limits), output_bytes=self.limits.output_bytes, on_exit=self._on_exit, on_lost=self._on_lost
+            _options(self.limits),
+            output_bytes=self.limits.output_bytes,
+            on_exit=self._on_exit,
+            on_lost=self._on_lost,
+            group=self.group,
         )
         self.missing = self._zygote.missing
         log.info("sandbox_ready", namespaces=self._zygote.namespaces, missing=self._zygote.missing)

@@ -14,6 +14,7 @@ from benchmarks.bench import Bench, Figure
 from benchmarks.processes import cpu_seconds
 from loopai_client import demo
 from loopai_common.contracts.frames import AnswerKind
+from loopai_common.contracts.tasks import Isolation
 from loopai_executor.domain import MAX_BATCH, Job, Program
 from loopai_executor.sandbox.pool import Pool, load
 from tests.support.sandbox import LIMITS, PATIENCE_SECONDS, program, started_pool
@@ -43,6 +44,9 @@ async def _measure() -> list[Figure]:
             if answer[0] != AnswerKind.SUCCESS:
                 raise RuntimeError(f"a program does not load: {answer!r}")
         isolated = await _isolated(pool, program(programs.TINY, task="tiny"))
+        renewed = program(programs.TINY, task="renewed", isolation=Isolation.PROCESS)
+        own_worker = [await _batch_ms(pool, renewed) for _ in range(_WORKERS)]
+        own_worker_cpu = await _isolated(pool, renewed)
     alone = _alone()
     note = f"median of {_WORKERS}"
     batch = f"CPU of executor and worker, batches of {MAX_BATCH}, one in flight"
@@ -52,6 +56,8 @@ async def _measure() -> list[Figure]:
         Figure(NAME, "execution in the sandbox", isolated, "µs", batch),
         Figure(NAME, "execution in process", alone, "µs", "the same program, JSON decoded and encoded"),
         Figure(NAME, "isolation", isolated - alone, "µs", batch),
+        Figure(NAME, "batch in a worker of its own, one after the other", statistics.median(own_worker), "ms", note),
+        Figure(NAME, "execution under isolation: process", own_worker_cpu, "µs", batch),
     ]
 
 
@@ -72,6 +78,19 @@ class _Batch:
             self.done.set_result(None)
 
 
+async def _batch_ms(pool: Pool, target: Program) -> float:
+    started = time.perf_counter()
+    await _run_batch(pool, target, _inputs())
+    return (time.perf_counter() - started) * 1000
+
+
+async def _run_batch(pool: Pool, target: Program, inputs: list[msgspec.Raw]) -> None:
+    sink = _Batch()
+    pool.submit(target, [Job(sink, index, 1000, False, value) for index, value in enumerate(inputs)])
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await sink.done
+
+
 async def _isolated(pool: Pool, target: Program) -> float:
     """CPU microseconds an execution, of this process and all its descendants."""
     inputs = _inputs()
@@ -83,10 +102,7 @@ async def _isolated(pool: Pool, target: Program) -> float:
                 time.perf_counter(),
                 _cpu_seconds(),
             )  # loaded, and the size of its batches found
-        sink = _Batch()
-        pool.submit(target, [Job(sink, index, 1000, False, value) for index, value in enumerate(inputs)])
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await sink.done
+        await _run_batch(pool, target, inputs)
         executions += MAX_BATCH
     return (_cpu_seconds() - cpu) * 1e6 / executions
 

@@ -117,9 +117,9 @@ def fuzz(data: bytes) -> None:
 
 
 async def _scenario(body: bytes) -> None:
-    parts = PartsInMemory()
-    catalogue = Catalogue(NatsProgramSource(StoreInMemory()), max_code_bytes=1 << 20)
-    service = ExecutionService(catalogue, PoolInMemory(), parts, Counts(), default_timeout_ms=1000)
+    parts, counts = PartsInMemory(), Counts()
+    catalogue = Catalogue(NatsProgramSource(StoreInMemory()), counts, max_code_bytes=1 << 20)
+    service = ExecutionService(catalogue, PoolInMemory(), parts, counts, default_timeout_ms=1000)
     try:
         service.run_frame(body, "reply", deadline=None)
     except MalformedJson:

@@ -18,8 +18,8 @@ from loopai_common.contracts.failure import Failure
 from loopai_common.contracts.frames import AnswerKind
 from loopai_executor.domain import Counts, Job, Program
 from loopai_executor.sandbox.pool import Pool, PoolLimits
-from loopai_executor.sandbox.process import Ticker, WorkerProcess
-from loopai_executor.sandbox.protocol import Exited, frame
+from loopai_executor.sandbox.process import Ticker, WorkerProcess, death_of
+from loopai_executor.sandbox.protocol import frame
 from tests.fuzz.invariants import Choices, Stage, require
 
 _LIMITS = PoolLimits(
@@ -129,7 +129,7 @@ class _Worker:
         self._open = True
         self.process = WorkerProcess(number, their_reads, their_writes, Ticker(), output_bytes=_LIMITS.output_bytes)
         # The kernel's word on how it ends, which otherwise the zygote brings.
-        self.process.exited(Exited(number, script.exit_code, 0.0, 0))
+        self.process.exited(death_of(script.exit_code))
         self._loop.add_reader(self._reads, self._asked)
 
     def _asked(self) -> None:

@@ -14,17 +14,19 @@ from loopai_common.contracts.artifacts import (
     FetchProgram,
     ProgramCode,
     ResolvedProgram,
+    ResolvedRollout,
     ResolveProgram,
 )
 from loopai_common.contracts.base import ArtifactId, Digest, TaskId, Version
-from loopai_common.errors import ArtifactNotFound, TaskNotFound, TaskNotReady
+from loopai_common.contracts.tasks import Isolation
+from loopai_common.errors import ArtifactNotFound, StoreUnavailable, TaskNotFound, TaskNotReady
 from loopai_common.identifiers import new_uuid
 from tests.support.bus import new_bus, running
 
 
 @dataclass
 class StubTask:
-    """A task with its versions; ``active`` is a pointer."""
+    """A task with its versions; ``active`` is a pointer, ``rollout`` a version and its percentage beside it."""
 
     name: str
     id: TaskId = field(default_factory=lambda: TaskId(new_uuid()))
@@ -33,16 +35,19 @@ class StubTask:
     entry_point: str = "run"
     input_schema: dict[str, JsonValue] | bool = True
     output_schema: dict[str, JsonValue] | bool = True
+    isolation: Isolation = Isolation.CALL
+    rollout: tuple[int, float] | None = None
 
 
 class StubStore:
-    """What it was asked is counted in ``resolved`` and ``fetched``."""
+    """What it was asked is counted in ``resolved`` and ``fetched``; ``lost`` is code that it cannot read any more."""
 
     def __init__(self) -> None:
         self.tasks: dict[str, StubTask] = {}
         self.resolved = 0
         self.fetched = 0
         self.corrupt = False
+        self.lost: set[str] = set()
 
     def add(self, name: str, *codes: str, active: int | None = 1, **changes: object) -> StubTask:
         """Stores a task with these versions."""
@@ -71,6 +76,8 @@ class StubStore:
             input_schema=task.input_schema,
             output_schema=task.output_schema,
             sampling_rate=0.0,
+            isolation=task.isolation,
+            rollout=None if query.version or task.rollout is None else _rollout(task, *task.rollout),
         )
 
     async def fetch(self, query: FetchProgram) -> ProgramCode:
@@ -78,6 +85,8 @@ class StubStore:
         self.fetched += 1
         task = self.tasks[str(query.task_id)]
         code = next(code for code in task.codes if _digest(code) == query.digest)
+        if code in self.lost:
+            raise StoreUnavailable("the storage does not answer")
         return ProgramCode(digest=query.digest, code=code + "#" * self.corrupt)
 
     @asynccontextmanager
@@ -99,6 +108,16 @@ def activated(task: StubTask, previous: int | None) -> ArtifactActivated:
         version=Version(task.active),
         previous_version=None if previous is None else Version(previous),
         digest=_digest(task.codes[task.active - 1]),
+    )
+
+
+def _rollout(task: StubTask, version: int, percentage: float) -> ResolvedRollout:
+    return ResolvedRollout(
+        artifact_id=ArtifactId(UUID(int=version)),
+        version=Version(version),
+        digest=_digest(task.codes[version - 1]),
+        entry_point=task.entry_point,
+        percentage=percentage,
     )
 
 

@@ -5,10 +5,11 @@ from uuid import UUID
 
 import pytest
 
-from loopai_common.contracts.artifacts import ResolvedProgram
+from loopai_common.contracts.artifacts import ResolvedProgram, ResolvedRollout
 from loopai_common.contracts.base import ArtifactId, Digest, TaskId, Version
 from loopai_common.errors import ArtifactNotFound, LoopaiError, StoreUnavailable, TaskNotFound
 from loopai_executor.catalogue import FRESH_SECONDS, NEGATIVE_SECONDS, REFRESH_SECONDS, STALE_SECONDS, Catalogue
+from loopai_executor.domain import Counts, Program, Split
 
 TASK = TaskId(UUID(int=7))
 
@@ -21,6 +22,9 @@ class Store:
         self.resolved = 0
         self.fetched = 0
         self.failure: LoopaiError | None = None
+        self.rollout: ResolvedRollout | None = None
+        self.missing: set[Digest] = set()
+        self.silent: set[Digest] = set()
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -39,15 +43,20 @@ class Store:
             task_name="spam",
             artifact_id=ArtifactId(UUID(int=number)),
             version=Version(number),
-            digest=Digest(f"sha256:{number:064}"),
+            digest=_digest(number),
             entry_point="run",
             input_schema=True,
             output_schema=True,
             sampling_rate=0.0,
+            rollout=self.rollout,
         )
 
     async def fetch(self, task_id: TaskId, digest: Digest) -> str:
         self.fetched += 1
+        if digest in self.missing:
+            raise StoreUnavailable("away")
+        if digest in self.silent:
+            await asyncio.Event().wait()
         return "x" * 1000
 
 
@@ -70,7 +79,27 @@ def clock() -> Clock:
 
 @pytest.fixture
 def catalogue(store: Store, clock: Clock) -> Catalogue:
-    return Catalogue(store, max_code_bytes=1500, clock=clock)
+    return Catalogue(store, Counts(), max_code_bytes=1500, clock=clock)
+
+
+async def version_of(catalogue: Catalogue, task: str, version: int | None) -> int:
+    program = await catalogue.resolve(task, version)
+    assert isinstance(program, Program)
+    return program.version
+
+
+def _to_version_2(percentage: float) -> ResolvedRollout:
+    return ResolvedRollout(
+        artifact_id=ArtifactId(UUID(int=2)),
+        version=Version(2),
+        digest=_digest(2),
+        entry_point="run",
+        percentage=percentage,
+    )
+
+
+def _digest(number: int) -> Digest:
+    return Digest(f"sha256:{number:064}")
 
 
 async def _settle() -> None:
@@ -99,7 +128,7 @@ async def test_ageing_pointer_is_refreshed_behind_the_request(catalogue: Catalog
     assert catalogue.cached("spam", None) is first
     await _settle()
     second = catalogue.cached("spam", None)
-    assert second is not None
+    assert isinstance(second, Program)
     assert second.version == 2
     assert store.resolved == 2
 
@@ -109,16 +138,16 @@ async def test_pointer_older_than_five_seconds_is_never_used(catalogue: Catalogu
     store.active = 2
     clock.now += FRESH_SECONDS
     assert catalogue.cached("spam", None) is None
-    assert (await catalogue.resolve("spam", None)).version == 2
+    assert await version_of(catalogue, "spam", None) == 2
 
 
 async def test_moved_pointer_is_forgotten_by_id_and_by_name(catalogue: Catalogue, store: Store) -> None:
     for reference in ("spam", str(TASK)):
-        assert (await catalogue.resolve(reference, None)).version == 1
+        assert await version_of(catalogue, reference, None) == 1
     store.active = 2
     catalogue.forget_active(str(TASK), "spam")
     for reference in ("spam", str(TASK)):
-        assert (await catalogue.resolve(reference, None)).version == 2
+        assert await version_of(catalogue, reference, None) == 2
 
 
 async def test_answer_from_before_the_move_is_not_kept(catalogue: Catalogue, store: Store) -> None:
@@ -128,9 +157,11 @@ async def test_answer_from_before_the_move_is_not_kept(catalogue: Catalogue, sto
     store.active = 2
     catalogue.forget_active(str(TASK), "spam")
     store.gate.set()
-    assert (await early).version == 1
+    program = await early
+    assert isinstance(program, Program)
+    assert program.version == 1
     assert catalogue.cached("spam", None) is None
-    assert (await catalogue.resolve("spam", None)).version == 2
+    assert await version_of(catalogue, "spam", None) == 2
 
 
 async def test_last_known_version_runs_on_while_the_store_is_away_for_a_bounded_time(
@@ -157,7 +188,7 @@ async def test_store_that_comes_back_is_believed_again(catalogue: Catalogue, sto
     await catalogue.resolve("spam", None)
     store.failure, store.active = None, 2
     clock.now += 1.0
-    assert (await catalogue.resolve("spam", None)).version == 2
+    assert await version_of(catalogue, "spam", None) == 2
 
 
 async def test_refusal_is_remembered_for_a_second_and_no_longer(
@@ -178,7 +209,7 @@ async def test_unavailable_store_is_asked_again_at_once(catalogue: Catalogue, st
     with pytest.raises(StoreUnavailable):
         await catalogue.resolve("spam", None)
     store.failure = None
-    assert (await catalogue.resolve("spam", None)).version == 1
+    assert await version_of(catalogue, "spam", None) == 1
 
 
 async def test_fixed_version_is_kept_for_good_and_code_is_bounded(
@@ -190,7 +221,7 @@ async def test_fixed_version_is_kept_for_good_and_code_is_bounded(
     assert store.resolved == 1
     await catalogue.resolve("spam", 2)
     assert catalogue.cached("spam", 1) is None, "two programs of 1000 bytes do not fit in 1500"
-    assert (await catalogue.resolve("spam", 1)).version == 1
+    assert await version_of(catalogue, "spam", 1) == 1
 
 
 async def test_caller_that_gives_up_does_not_take_the_answer_from_others(catalogue: Catalogue, store: Store) -> None:
@@ -199,7 +230,9 @@ async def test_caller_that_gives_up_does_not_take_the_answer_from_others(catalog
     await _settle()
     first.cancel()
     store.gate.set()
-    assert (await second).version == 1
+    program = await second
+    assert isinstance(program, Program)
+    assert program.version == 1
 
 
 async def test_close_leaves_no_question_open(catalogue: Catalogue, store: Store) -> None:
@@ -209,3 +242,84 @@ async def test_close_leaves_no_question_open(catalogue: Catalogue, store: Store)
     await catalogue.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+@pytest.fixture
+def rolling(store: Store, clock: Clock) -> Catalogue:
+    """A catalogue with room for both programs of the rollout that the store tells of."""
+    store.rollout = _to_version_2(30.0)
+    return Catalogue(store, Counts(), max_code_bytes=10_000, clock=clock)
+
+
+async def test_active_version_with_a_rollout_stands_for_two_programs(rolling: Catalogue, store: Store) -> None:
+    split, *others = await asyncio.gather(*(rolling.resolve("spam", None) for _ in range(50)))
+    assert isinstance(split, Split)
+    assert (split.active.version, split.candidate.version, split.percentage) == (1, 2, 30.0)
+    assert all(other is split for other in others)
+    assert (store.resolved, store.fetched) == (1, 2)
+    cached = rolling.cached("spam", None)
+    assert isinstance(cached, Split)
+    assert (cached.active, cached.candidate) == (split.active, split.candidate)
+
+
+async def test_explicit_version_is_never_split(rolling: Catalogue) -> None:
+    for version in (1, 2):
+        assert await version_of(rolling, "spam", version) == version
+
+
+async def test_end_of_a_rollout_shows_when_the_pointer_is_refreshed(
+    rolling: Catalogue, store: Store, clock: Clock
+) -> None:
+    assert isinstance(await rolling.resolve("spam", None), Split)
+    store.rollout = None
+    clock.now += FRESH_SECONDS
+    assert await version_of(rolling, "spam", None) == 1
+
+
+async def test_rollout_goes_on_while_the_store_is_away(rolling: Catalogue, store: Store, clock: Clock) -> None:
+    assert isinstance(await rolling.resolve("spam", None), Split)
+    store.failure = StoreUnavailable("away")
+    clock.now += FRESH_SECONDS
+    assert isinstance(await rolling.resolve("spam", None), Split)
+
+
+async def test_candidate_without_code_leaves_the_active_version_and_is_asked_for_again(
+    store: Store, clock: Clock
+) -> None:
+    counts = Counts()
+    catalogue = Catalogue(store, counts, max_code_bytes=10_000, clock=clock)
+    store.rollout, store.missing = _to_version_2(100.0), {_digest(2)}
+    assert await version_of(catalogue, "spam", None) == 1
+    assert counts.candidates_missed == 1
+    store.missing = set()
+    clock.now += REFRESH_SECONDS
+    assert await version_of(catalogue, "spam", None) == 1
+    await _settle()
+    assert isinstance(catalogue.cached("spam", None), Split)
+
+
+async def test_candidate_whose_code_does_not_come_is_not_waited_for_long(
+    store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopai_executor.catalogue._CANDIDATE_SECONDS", 0.01)
+    counts = Counts()
+    catalogue = Catalogue(store, counts, max_code_bytes=10_000, clock=clock)
+    store.rollout, store.silent = _to_version_2(100.0), {_digest(2)}
+    async with asyncio.timeout(30):
+        assert await version_of(catalogue, "spam", None) == 1
+    assert counts.candidates_missed == 1
+
+
+async def test_rollout_works_where_only_one_program_is_kept(store: Store, clock: Clock) -> None:
+    catalogue = Catalogue(store, Counts(), max_code_bytes=1500, clock=clock)
+    store.rollout = _to_version_2(30.0)
+    for _ in range(3):
+        assert isinstance(await catalogue.resolve("spam", None), Split)
+
+
+async def test_program_asked_for_by_two_names_at_once_is_one_program(store: Store, clock: Clock) -> None:
+    catalogue = Catalogue(store, Counts(), max_code_bytes=2500, clock=clock)
+    by_name, by_id = await asyncio.gather(catalogue.resolve("spam", None), catalogue.resolve(str(TASK), None))
+    assert by_name is by_id
+    await catalogue.resolve("spam", 2)
+    assert catalogue.cached("spam", None) is by_name, "its code is counted once, so that both versions fit"

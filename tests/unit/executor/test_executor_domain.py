@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from loopai_executor.domain import Counts, DeathCounter, equal_outputs, percentile
+from loopai_common.identifiers import new_id
+from loopai_executor.domain import Counts, DeathCounter, Split, equal_outputs, percentile, rollout_share
+from tests.support.sandbox import program
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,7 @@ def test_equal_outputs(expected: Any, actual: Any) -> None:
         ([1], [1, 1]),
         ({"a": 1}, {"a": 1, "b": None}),
         ([], {}),
-        ("", None),
+        ("", 7.204908994026482),
         ([True], [1]),
     ],
 )
@@ -90,3 +92,39 @@ def test_durations_of_a_batch_count_for_each_item() -> None:
     counts.ran(64, 64 * 0.00005)
     assert counts.durations[1] == 64
     assert counts.duration_seconds == pytest.approx(0.0032)
+
+
+@pytest.mark.parametrize(
+    ("execution_id", "share"),
+    [
+        ("0198f0a4-7a3e-7c1b-9d2e-5f6a7b8c9d0e", 50.656677572987974),
+        ("order-1", 33.35397474002093),
+        ("", 7.204908994026482),
+        ("\ud800", 22.208165540359914),
+    ],
+)
+def test_share_of_an_execution_is_a_written_down_number(execution_id: str, share: float) -> None:
+    assert rollout_share(execution_id) == share
+
+
+@pytest.mark.parametrize("percentage", [0.5, 10.0, 30.0, 50.0, 99.0])
+@pytest.mark.parametrize("kind", ["made here", "counted up"])
+def test_rollout_takes_its_percentage_of_the_executions(percentage: float, kind: str) -> None:
+    ids = [new_id() if kind == "made here" else f"order-{n}" for n in range(10_000)]
+    split = Split(program("", version=1), program("", version=2), percentage)
+    taken = sum(split.choose(execution_id) is split.candidate for execution_id in ids)
+    # Five standard deviations of a fair draw of 10,000.
+    assert abs(taken - 100 * percentage) <= 5 * (percentage * (100 - percentage)) ** 0.5
+
+
+def test_execution_keeps_the_candidate_while_the_percentage_grows() -> None:
+    ids = [f"order-{n}" for n in range(1000)]
+    active, candidate = program("", version=1), program("", version=2)
+    before: set[str] = set()
+    for percentage in (0.0, 1.0, 10.0, 50.0, 100.0):
+        split = Split(active, candidate, percentage)
+        taken = {i for i in ids if split.choose(i) is candidate}
+        assert before <= taken
+        assert taken == {i for i in ids if split.choose(i) is candidate}
+        before = taken
+    assert before == set(ids)

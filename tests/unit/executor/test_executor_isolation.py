@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from loopai_executor.sandbox.isolation import IsolatedProgram, NoEntryPoint
+from loopai_executor.sandbox.isolation import IsolatedProgram, NoEntryPoint, SharingProgram
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def load(source: str, entry_point: str = "run") -> IsolatedProgram:
     return IsolatedProgram(compile(source, "<program>", "exec"), entry_point)
 
 
-def outputs(program: IsolatedProgram, *values: Any) -> list[Any]:
+def outputs(program: SharingProgram, *values: Any) -> list[Any]:
     return [program.entry()(value) for value in values]
 
 
@@ -35,6 +35,10 @@ CHANGELESS = [
     "def make(n):\n    def inner(x):\n        return n\n    return inner\nrun = make(1)\n",
     "def even(n):\n    return n == 0 or odd(n - 1)\ndef odd(n):\n    return n != 0 and even(n - 1)\ndef run(x):\n    return 1\n",
     "from typing import Optional\nMaybe = Optional[int]\ndef run(x):\n    return 1\n",
+    "import math\nroot = math.sqrt\nlength = len\nmake = dict.fromkeys\ndef run(x):\n    return int(root(length('a')))\n",
+    "from textwrap import dedent\nfrom re import sub\ndef run(x):\n    return len(dedent(sub('b', 'a', 'b')))\n",
+    "def f(x):\n    return 1\nf.__doc__ = 'the module itself may'\nrun = f\n",
+    "def run(x):\n    class Local:\n        n = 1\n    return Local.n\n",
 ]
 
 CHANGEABLE = [
@@ -48,6 +52,16 @@ CHANGEABLE = [
     "from types import MappingProxyType\nT = MappingProxyType({'a': []})\ndef run(x):\n    T['a'].append(1)\n    return len(T['a'])\n",
     "def run(x):\n    return next(G)\nG = iter([1, 2, 3])\n",
     "def run(x):\n    run.n += 1\n    return run.n\nrun.n = 0\n",
+    "run = lambda x: 0\ndef f(x):\n    f.__defaults__ = (f.__defaults__ or ()) + (1,)\n    return len(f.__defaults__)\nrun = f\n",
+    "def f(x=0):\n    setattr(f, '__defaults__', (f.__defaults__[0] + 1,))\n    return f.__defaults__[0]\nrun = f\n",
+    "def other(x):\n    return 2\ndef one(x):\n    return 1\ndef run(x):\n    r = one(x)\n    one.__code__ = other.__code__\n    return r\n",
+    "def f(x, *, n=1):\n    f.__kwdefaults__ = {'n': n + 1}\n    return n\nrun = f\n",
+    "def f(x, *, n=1):\n    vars(type(f))['__kwdefaults__'].__get__(f)['n'] += 1\n    return n\nrun = f\n",
+    "def run(x):\n    run.__annotations__['n'] = run.__annotations__.get('n', 0) + 1\n    return run.__annotations__['n']\n",
+    "def run(x):\n    object.__setattr__(run, '__defa' + 'ults__', (run,) + tuple(seen()))\n    return len(seen())\ndef seen():\n    return run.__defaults__ or ()\n",
+    "scope = {'n': 0}\nexec('def run(x):\\n    global n\\n    n += 1\\n    return n\\n', scope)\nrun = scope.pop('run')\ndel scope\n",
+    "import types\nm = types.ModuleType('math')\nm.n = 0\ndef run(x):\n    m.n += 1\n    return m.n\n",
+    "keep = [].append\ndef run(x):\n    keep(x)\n    return len(keep.__self__)\n",
     "class Run:\n    n = 0\n    def __call__(self, x):\n        self.n += 1\n        return self.n\nrun = Run()\n",
 ]
 
@@ -58,6 +72,10 @@ LEAVING = [
     "A = 1\ndef run(x):\n    global A\n    r = A\n    del A\n    return r\n",
     "def run(x):\n    new = 'N' not in globals()\n    globals()['N'] = 1\n    return int(new)\n",
     "n = 0\ndef run(x):\n    globals().clear()\n    return 1\n",
+    "def make():\n    n = 0\n    def inner(x):\n        nonlocal n\n        n += 1\n        return n\n    return inner\nrun = make()\n",
+    "def make():\n    n = 1\n    def inner(x):\n        nonlocal n\n        r = n\n        del n\n        return r\n    return inner\nrun = make()\n",
+    "def make():\n    n = 0\n    def step():\n        nonlocal n\n        n += 1\n        return n\n    return lambda x: step()\nrun = make()\n",
+    "def other(x, *, n=1):\n    return n\nkept = other.__kwdefaults__['n']\ndef run(x):\n    r = other(x)\n    for k in dir(other):\n        if k.endswith('kwdefaults__'):\n            getattr(other, k)['n'] = 5\n    return r\n",
 ]
 
 
@@ -81,6 +99,13 @@ def test_rebinding_and_attributes_do_not_stay(source: str) -> None:
     program = load(source)
     assert program.restores
     assert outputs(program, 0, 0, 0) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("source", [LEAVING[0], CHANGEABLE[1], CHANGEABLE[6], CHANGEABLE[9], LEAVING[6]])
+def test_sharing_program_keeps_what_its_calls_leave(source: str) -> None:
+    program = SharingProgram(compile(source, "<program>", "exec"), "run")
+    assert program.entry() is program.entry()
+    assert outputs(program, 0, 0, 0) != [1, 1, 1]
 
 
 def test_builtins_that_a_program_replaces_are_its_own() -> None:

@@ -3,6 +3,9 @@
 A version never changes, so it is kept until there is no room. The active version is a pointer that moves: it is asked
 for again in the background when it is half its age, dropped when the event says so, and never older than five seconds
 while the store answers. When the store does not, the last known version goes on running for a minute.
+
+While a version is rolled out the pointer stands for two programs. A candidate whose code cannot be had takes nothing
+down: the active program runs alone, and the candidate is asked for again when the pointer is.
 """
 
 import asyncio
@@ -13,8 +16,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from loopai_common.contracts.artifacts import ResolvedProgram, ResolvedRollout
 from loopai_common.errors import BusUnavailable, DeadlineExceeded, LoopaiError, Overloaded, StoreUnavailable
-from loopai_executor.domain import Program
+from loopai_common.runtime.logging import get_logger
+from loopai_executor.domain import Counts, Program, Runnable, Split
 from loopai_executor.ports import ProgramSource
 
 FRESH_SECONDS: Final = 5.0
@@ -23,11 +28,14 @@ STALE_SECONDS: Final = 60.0
 NEGATIVE_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 1.0
 _MAX_POINTERS: Final = 20_000
+_CANDIDATE_SECONDS: Final = 1.0
 
 Reference = tuple[str, int | None]
 """A task's id or name, and a version; ``None`` is the active one."""
 
 _PASSING = (StoreUnavailable, BusUnavailable, DeadlineExceeded, Overloaded)
+
+log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +47,33 @@ class _Pointer:
     refresh_at: float
     fresh_until: float
     usable_until: float
+    rollout: tuple[tuple[str, int], float] | None = None
+    """The key of the candidate, and its percentage."""
 
 
 class Catalogue:
     """Resolves references to programs. One question at a time goes to the store for each reference."""
 
     def __init__(
-        self, source: ProgramSource, *, max_code_bytes: int, clock: Callable[[], float] = time.monotonic
+        self,
+        source: ProgramSource,
+        counts: Counts,
+        *,
+        max_code_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
+        self._counts = counts
         self._clock = clock
         self._max_code_bytes = max_code_bytes
         self._code_bytes = 0
         self._programs: OrderedDict[tuple[str, int], Program] = OrderedDict()
         self._pointers: OrderedDict[Reference, _Pointer] = OrderedDict()
         self._refusals: OrderedDict[Reference, tuple[LoopaiError, float]] = OrderedDict()
-        self._asking: dict[Reference, asyncio.Task[Program]] = {}
+        self._asking: dict[Reference, asyncio.Task[Runnable]] = {}
 
-    def cached(self, task: str, version: int | None) -> Program | None:
-        """The program when it is known well enough not to wait for the store."""
+    def cached(self, task: str, version: int | None) -> Runnable | None:
+        """What runs, when it is known well enough not to wait for the store."""
         pointer = self._pointers.get((task, version))
         if pointer is None:
             return None
@@ -69,10 +85,12 @@ class Catalogue:
             self._programs.move_to_end(pointer.key)
             if now >= pointer.refresh_at:
                 self._ask((task, version))
+            if pointer.rollout is not None:
+                return self._split(program, *pointer.rollout)
         return program
 
-    async def resolve(self, task: str, version: int | None) -> Program:
-        """The program, from the store when need be; raises what :class:`ProgramSource` raises."""
+    async def resolve(self, task: str, version: int | None) -> Runnable:
+        """What runs, from the store when need be; raises what :class:`ProgramSource` raises."""
         program = self.cached(task, version)
         if program is not None:
             return program
@@ -102,7 +120,15 @@ class Catalogue:
             question.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
 
-    def _last_known(self, reference: Reference) -> Program | None:
+    def _split(self, active: Program, key: tuple[str, int], percentage: float) -> Split | None:
+        """Both programs of a rollout, unless there was no room to keep the candidate."""
+        candidate = self._programs.get(key)
+        if candidate is None:
+            return None
+        self._programs.move_to_end(key)
+        return Split(active, candidate, percentage)
+
+    def _last_known(self, reference: Reference) -> Runnable | None:
         """The version that ran before the store went away, for as long as it may go on running."""
         pointer = self._pointers.get(reference)
         now = self._clock()
@@ -112,9 +138,9 @@ class Catalogue:
         if program is None:
             return None
         self._pointers[reference] = replace(pointer, refresh_at=now, fresh_until=now + _RETRY_SECONDS)
-        return program
+        return program if pointer.rollout is None else self._split(program, *pointer.rollout) or program
 
-    def _ask(self, reference: Reference) -> asyncio.Task[Program]:
+    def _ask(self, reference: Reference) -> asyncio.Task[Runnable]:
         question = self._asking.get(reference)
         if question is None:
             # Of nobody's request: its deadline is its own, and others wait for it too.
@@ -123,7 +149,7 @@ class Catalogue:
             question.add_done_callback(lambda done: self._answered(reference, done))
         return question
 
-    def _answered(self, reference: Reference, question: asyncio.Task[Program]) -> None:
+    def _answered(self, reference: Reference, question: asyncio.Task[Runnable]) -> None:
         current = self._asking.get(reference) is question
         if current:
             del self._asking[reference]
@@ -141,38 +167,63 @@ class Catalogue:
             self._refusals[reference] = (error, self._clock() + NEGATIVE_SECONDS)
             _bound(self._refusals)
 
-    async def _load(self, reference: Reference) -> Program:
+    async def _load(self, reference: Reference) -> Runnable:
         task, version = reference
         resolved = await self._source.resolve(task, version)
-        key = (str(resolved.task_id), int(resolved.version))
-        program = self._programs.get(key)
-        if program is None:
-            code = await self._source.fetch(resolved.task_id, resolved.digest)
-            program = Program(
-                task_id=key[0],
-                task_name=resolved.task_name,
-                program_id=str(resolved.artifact_id),
-                version=key[1],
-                code=code,
-                entry_point=resolved.entry_point,
-                input_schema=resolved.input_schema,
-                output_schema=resolved.output_schema,
-                sampling_rate=resolved.sampling_rate,
-            )
-            self._keep(program)
+        program = await self._program(resolved, resolved)
+        split = None
+        if resolved.rollout is not None and version is None:
+            split = await self._with_candidate(program, resolved, resolved.rollout)
         if self._asking.get(reference) is asyncio.current_task():
             now = self._clock()
             fixed = version is not None
             self._pointers[reference] = _Pointer(
-                key,
+                program.key,
                 resolved.task_name,
                 refresh_at=float("inf") if fixed else now + REFRESH_SECONDS,
                 fresh_until=float("inf") if fixed else now + FRESH_SECONDS,
                 usable_until=float("inf") if fixed else now + FRESH_SECONDS + STALE_SECONDS,
+                rollout=None if split is None else (split.candidate.key, split.percentage),
             )
             self._pointers.move_to_end(reference)
             _bound(self._pointers)
+        return split or program
+
+    async def _program(self, task: ResolvedProgram, artifact: ResolvedProgram | ResolvedRollout) -> Program:
+        """The program of ``artifact``, one of the task that ``task`` tells of."""
+        key = (str(task.task_id), int(artifact.version))
+        program = self._programs.get(key)
+        if program is None:
+            code = await self._source.fetch(task.task_id, artifact.digest)
+            kept = self._programs.get(key)
+            if kept is not None:  # another reference to it was faster
+                return kept
+            program = Program(
+                task_id=key[0],
+                task_name=task.task_name,
+                program_id=str(artifact.artifact_id),
+                version=key[1],
+                code=code,
+                entry_point=artifact.entry_point,
+                input_schema=task.input_schema,
+                output_schema=task.output_schema,
+                sampling_rate=task.sampling_rate,
+                isolation=task.isolation,
+            )
+            self._keep(program)
         return program
+
+    async def _with_candidate(self, active: Program, task: ResolvedProgram, rollout: ResolvedRollout) -> Split | None:
+        """Both programs, or ``None`` when the candidate cannot be had within a second; that is told and counted."""
+        try:
+            async with asyncio.timeout(_CANDIDATE_SECONDS):
+                candidate = await self._program(task, rollout)
+        except (LoopaiError, TimeoutError) as error:
+            self._counts.candidates_missed += 1
+            reason = getattr(error, "code", "timeout")
+            log.warning("candidate_missed", task_id=active.task_id, version=int(rollout.version), reason=reason)
+            return None
+        return Split(active, candidate, rollout.percentage)
 
     def _keep(self, program: Program) -> None:
         self._programs[program.key] = program

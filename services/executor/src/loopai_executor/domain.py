@@ -1,5 +1,6 @@
 """The rules of execution: what a program is, what an execution becomes, and when a program is no longer tried."""
 
+import hashlib
 import math
 from bisect import bisect_left
 from collections import Counter
@@ -11,10 +12,12 @@ import msgspec
 
 from loopai_common.contracts.execution import ExecutionError
 from loopai_common.contracts.frames import AnswerKind
+from loopai_common.contracts.tasks import Isolation
 
 MAX_BATCH: Final = 64
 DURATION_BUCKETS: Final = (0.00001, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 60.0)
 _NUMBER_TOLERANCE: Final = 1e-9
+_SHARE_BYTES: Final = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,11 +33,38 @@ class Program:
     input_schema: Any
     output_schema: Any
     sampling_rate: float
+    isolation: Isolation = Isolation.CALL
 
     @property
     def key(self) -> tuple[str, int]:
         """What identifies it; never shared by two tasks, even with equal code."""
         return self.task_id, self.version
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """The active program of a task, and the candidate that takes ``percentage`` (0–100) of its executions."""
+
+    active: Program
+    candidate: Program
+    percentage: float
+
+    def choose(self, execution_id: str) -> Program:
+        """The program of this execution, always the same one at the same percentage."""
+        return self.candidate if rollout_share(execution_id) < self.percentage else self.active
+
+
+Runnable = Program | Split
+"""What a reference stands for: one program, or two while a version is rolled out."""
+
+
+def rollout_share(execution_id: str) -> float:
+    """Where in [0, 100) an execution falls: BLAKE2b of its id's text, 4 bytes, as a share of all of them.
+
+    The same in every process and for every task, so an id that has the candidate keeps it while the percentage grows.
+    """
+    digest = hashlib.blake2b(execution_id.encode("utf-8", "surrogatepass"), digest_size=_SHARE_BYTES).digest()
+    return int.from_bytes(digest, "big") * 100 / (1 << 8 * _SHARE_BYTES)
 
 
 class Sink(Protocol):
@@ -107,6 +137,7 @@ class Counts:
     cold_loads: int = 0
     failed_loads: int = 0
     overloaded: int = 0
+    candidates_missed: int = 0
     worker_cpu_seconds: float = 0.0
     worker_peak_memory_bytes: int = 0
 

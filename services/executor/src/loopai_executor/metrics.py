@@ -11,7 +11,9 @@ from loopai_common.contracts.frames import AnswerKind
 from loopai_executor.domain import DURATION_BUCKETS, Counts
 from loopai_executor.sandbox.pool import Pool
 
-HIGHEST: Final = frozenset({"loopai_worker_peak_memory_bytes", "loopai_sandbox_degraded"})
+HIGHEST: Final = frozenset(
+    {"loopai_worker_peak_memory_bytes", "loopai_sandbox_degraded", "loopai_executor_cgroup_limited"}
+)
 """The gauges that do not add up over executors."""
 
 _LANES: Final = ("frame", "request")
@@ -52,6 +54,11 @@ class ExecutorMetrics(Collector):
             ("loopai_program_loads", "Programs loaded into a worker.", counts.cold_loads),
             ("loopai_program_load_failures", "Programs that did not load.", counts.failed_loads),
             ("loopai_program_quarantines", "Programs no longer tried for a while.", counts.quarantines),
+            (
+                "loopai_rollout_candidates_missed",
+                "Times that a version being rolled out was left out, since its code was not to be had.",
+                counts.candidates_missed,
+            ),
             ("loopai_sandbox_restarts", "Zygotes that had to be replaced.", counts.zygote_restarts),
             ("loopai_worker_cpu_seconds", "Processor time of workers that ended.", counts.worker_cpu_seconds),
         ):
@@ -60,9 +67,20 @@ class ExecutorMetrics(Collector):
             ("loopai_execution_queue_depth", "Executions waiting or running.", pool.queued),
             ("loopai_warm_programs", "Programs loaded right now.", pool.warm_programs),
             ("loopai_worker_peak_memory_bytes", "Largest memory of a worker so far.", counts.worker_peak_memory_bytes),
+            (
+                "loopai_executor_cgroup_limited",
+                "1 when the workers are in a control group with limits.",
+                pool.group is not None,
+            ),
             ("loopai_sandbox_degraded", "1 when a layer of the sandbox is missing.", bool(pool.missing)),
         ):
             yield GaugeMetricFamily(name, text, value=float(value))
+        if pool.group is not None:
+            yield GaugeMetricFamily(
+                "loopai_sandbox_memory_bytes",
+                "Memory of all workers and what they are forked from.",
+                value=float(pool.group.memory_bytes()),
+            )
 
     def _durations(self) -> Metric:
         total = 0

@@ -4,7 +4,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ from loopai_common.contracts.frames import (
     FrameAnswer,
     FrameAnswerGroup,
     FrameGroup,
+    FrameItem,
     FramePart,
 )
 from loopai_common.errors import ERRORS_BY_CODE, Internal, LoopaiError, MalformedJson, ValidationFailed, Violation
@@ -43,7 +44,7 @@ from loopai_common.identifiers import new_id
 from loopai_common.runtime.errors import failure_of
 from loopai_common.runtime.logging import get_logger
 from loopai_executor.catalogue import Catalogue
-from loopai_executor.domain import Counts, Job, Program, equal_outputs, percentile
+from loopai_executor.domain import Counts, Job, Program, Runnable, Split, equal_outputs, percentile
 from loopai_executor.ports import PartPublisher, ProgramPool, Trial
 
 CHECK_SECONDS: Final = 60.0
@@ -101,9 +102,15 @@ class ExecutionService:
         ``Overloaded``, and for a single execution what refused its input.
         """
         executions, single = _executions(body)
-        program = await self._catalogue.resolve(task, version)
-        collector = _Collector(program, executions, self._counts, math.inf if deadline is None else deadline)
-        self._pool.submit(program, [self._job(collector, i, e, program) for i, e in enumerate(executions)])
+        found = await self._catalogue.resolve(task, version)
+        ids = [execution.execution_id or new_id() for execution in executions]
+        programs = [found.choose(i) for i in ids] if isinstance(found, Split) else [found] * len(ids)
+        collector = _Collector(programs, ids, self._counts, math.inf if deadline is None else deadline)
+        for program in set(programs):
+            self._pool.submit(
+                program,
+                [self._job(collector, i, e, program) for i, e in enumerate(executions) if programs[i] is program],
+            )
         results = await collector.done
         if not single:
             return BatchResult(results)
@@ -125,12 +132,12 @@ class ExecutionService:
         for group in frame.groups:
             start, first = first, first + len(group.items)
             if problem is not None:
-                answers.refuse(group, start, problem)
+                answers.refuse(range(start, first), problem)
                 continue
-            program = self._catalogue.cached(group.task, group.version or None)
+            found = self._catalogue.cached(group.task, group.version or None)
             answers.expect(len(group.items))
-            if program is not None:
-                self._run_group(answers, group, start, program)
+            if found is not None:
+                self._run_group(answers, group, start, found)
             else:
                 self._own(self._resolve_group(answers, group, start))
         answers.begun()
@@ -158,7 +165,9 @@ class ExecutionService:
     async def follow(self, event: ArtifactActivated) -> None:
         """The active version of a task changed: forgets the old one and loads the new one before it is asked for."""
         self._catalogue.forget_active(str(event.task_id), event.task_name)
-        self._pool.warm(await self._catalogue.resolve(str(event.task_id), None))
+        found = await self._catalogue.resolve(str(event.task_id), None)
+        for program in (found.active, found.candidate) if isinstance(found, Split) else (found,):
+            self._pool.warm(program)
 
     async def close(self) -> None:
         """Ends what is still being resolved."""
@@ -172,17 +181,30 @@ class ExecutionService:
         return Job(collector, index, execution.timeout_ms or self._default_timeout_ms, sampled, execution.input)
 
     async def _resolve_group(self, answers: "_FrameReply", group: FrameGroup, start: int) -> None:
+        indexes = range(start, start + len(group.items))
         try:
-            program = await self._catalogue.resolve(group.task, group.version or None)
+            found = await self._catalogue.resolve(group.task, group.version or None)
         except LoopaiError as error:
-            answers.refuse(group, start, error, expected=True)
+            answers.refuse(indexes, error, expected=True)
         except asyncio.CancelledError:
-            answers.refuse(group, start, Internal("the executor stopped"), expected=True)
+            answers.refuse(indexes, Internal("the executor stopped"), expected=True)
             raise
         else:
-            self._run_group(answers, group, start, program)
+            self._run_group(answers, group, start, found)
 
-    def _run_group(self, answers: "_FrameReply", group: FrameGroup, start: int, program: Program) -> None:
+    def _run_group(self, answers: "_FrameReply", group: FrameGroup, start: int, found: Runnable) -> None:
+        items = enumerate(group.items, start)
+        if not isinstance(found, Split):
+            self._run_items(answers, items, found)
+            return
+        parts: dict[Program, list[tuple[int, FrameItem]]] = {}
+        for index, item in items:
+            program = found.choose(item.execution_id or new_id())
+            parts.setdefault(program, []).append((index, item))
+        for program, part in parts.items():
+            self._run_items(answers, part, program)
+
+    def _run_items(self, answers: "_FrameReply", items: Iterable[tuple[int, FrameItem]], program: Program) -> None:
         sink = _GroupSink(answers, program)
         rate, share, default = program.sampling_rate, self._random_share, self._default_timeout_ms
         jobs = [
@@ -193,12 +215,12 @@ class ExecutionService:
                 bool(item.flags & FORCE_VALIDATION) or share() < rate,
                 item.input,
             )
-            for i, item in enumerate(group.items, start)
+            for i, item in items
         ]
         try:
             self._pool.submit(program, jobs)
         except LoopaiError as error:
-            answers.refuse(group, start, error, expected=True)
+            answers.refuse([job.index for job in jobs], error, expected=True)
 
     def _own(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -209,16 +231,16 @@ class ExecutionService:
 class _Collector:
     """Sink of a request: all results together, in order."""
 
-    def __init__(self, program: Program, executions: Sequence[Execution], counts: Counts, deadline: float) -> None:
+    def __init__(self, programs: Sequence[Program], ids: Sequence[str], counts: Counts, deadline: float) -> None:
         self.deadline = deadline
         self.done: asyncio.Future[list[ExecutionResult | RejectedExecution]] = (
             asyncio.get_running_loop().create_future()
         )
-        self._program = program
-        self._executions = executions
+        self._programs = programs
+        self._ids = ids
         self._counts = counts
-        self._results: list[Any] = [None] * len(executions)
-        self._left = len(executions)
+        self._results: list[Any] = [None] * len(ids)
+        self._left = len(ids)
 
     def answer(self, job: Job, kind: int, payload: msgspec.Raw, latency_us: int) -> None:
         """Takes the outcome of one execution."""
@@ -231,13 +253,14 @@ class _Collector:
             self.done.set_result(self._results)
 
     def _result(self, job: Job, kind: int, payload: msgspec.Raw, latency_us: int) -> ExecutionResult:
+        program = self._programs[job.index]
         status = (ExecutionStatus.SUCCESS, ExecutionStatus.ERROR, ExecutionStatus.TIMEOUT)[kind]
         code, message = (None, None) if kind == AnswerKind.SUCCESS else _decode_error(payload)
         return ExecutionResult(
-            execution_id=self._executions[job.index].execution_id or new_id(),
-            task_id=self._program.task_id,
-            program_id=self._program.program_id,
-            version=self._program.version,
+            execution_id=self._ids[job.index],
+            task_id=program.task_id,
+            program_id=program.program_id,
+            version=program.version,
             status=status,
             output=payload if kind == AnswerKind.SUCCESS else _NULL,
             error_code=code,
@@ -272,12 +295,12 @@ class _FrameReply:
         self._left -= 1
         self._schedule()
 
-    def refuse(self, group: FrameGroup, start: int, error: LoopaiError, *, expected: bool = False) -> None:
-        """Answers every item of a group that did not run."""
+    def refuse(self, indexes: Sequence[int], error: LoopaiError, *, expected: bool = False) -> None:
+        """Answers items that did not run."""
         if not expected:
-            self.expect(len(group.items))
+            self.expect(len(indexes))
         payload = msgspec.Raw(failure_of(error).model_dump_json().encode())
-        for index in range(start, start + len(group.items)):
+        for index in indexes:
             self.add(None, FrameAnswer(index, AnswerKind.REFUSED, 0, False, payload), len(memoryview(payload)))
 
     def add(self, program: Program | None, answer: FrameAnswer, size: int) -> None:

@@ -36,6 +36,12 @@ class ExecutorSettings(WorkersSettings):
     memory_bytes: int = Field(
         default=64 * 1024 * 1024, ge=8 * 1024 * 1024, description="Memory of a worker, beyond what all workers share."
     )
+    sandbox_memory_bytes: int | None = Field(
+        default=None,
+        ge=128 * 1024 * 1024,
+        description="Memory of all workers together, where a control group (v2) is delegated to the executor. Left "
+        "out: what a worker may use is all that bounds it.",
+    )
     output_bytes: int = Field(default=1024 * 1024, ge=1024, description="Largest output of an execution, as JSON.")
     max_programs: int = Field(
         default_factory=fitting_programs,

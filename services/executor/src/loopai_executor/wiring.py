@@ -20,11 +20,14 @@ from loopai_executor.adapters.nats_program_source import NatsProgramSource
 from loopai_executor.catalogue import Catalogue
 from loopai_executor.domain import Counts
 from loopai_executor.metrics import HIGHEST, ExecutorMetrics
+from loopai_executor.sandbox.cgroups import GroupLimits, sandbox_group
 from loopai_executor.sandbox.pool import Pool, PoolLimits, verify_sandbox
 from loopai_executor.service import ExecutionService
 from loopai_executor.settings import ExecutorSettings
 
 SERVICE = "executor"
+_PROCESSES = 64
+"""What a sandbox may have besides two workers a program (one may be ending): its zygotes, and trials."""
 
 log = get_logger()
 
@@ -49,11 +52,14 @@ def build(settings: ExecutorSettings, worker: Worker | None = None) -> Starlette
     counts = Counts()
     pool = Pool(limits, counts)
     ExecutorMetrics(counts, pool, registry)
-    catalogue = Catalogue(NatsProgramSource(RpcClient(bus)), max_code_bytes=settings.max_code_cache_bytes)
+    catalogue = Catalogue(NatsProgramSource(RpcClient(bus)), counts, max_code_bytes=settings.max_code_cache_bytes)
     service = ExecutionService(
         catalogue, pool, NatsPartPublisher(bus), counts, default_timeout_ms=settings.default_timeout_ms
     )
-    readiness = _readiness(bus, pool)
+    readiness = _readiness(bus, pool, settings)
+    group_limits = GroupLimits(
+        settings.sandbox_memory_bytes, processes=2 * (settings.max_programs + settings.spare_workers) + _PROCESSES
+    )
     handlers.register(bus, service)
     bus.answer_ping(readiness)
 
@@ -62,7 +68,7 @@ def build(settings: ExecutorSettings, worker: Worker | None = None) -> Starlette
         async with AsyncExitStack() as stack:
             if siblings is not None:
                 await stack.enter_async_context(siblings.told())
-            await pool.start()
+            await pool.start(await stack.enter_async_context(sandbox_group(group_limits)))
             stack.push_async_callback(pool.stop)
             stack.push_async_callback(service.close)
             await bus.start()
@@ -72,7 +78,7 @@ def build(settings: ExecutorSettings, worker: Worker | None = None) -> Starlette
     return operations_app(lifespan, readiness, registry, siblings)
 
 
-def _readiness(bus: Bus, pool: Pool) -> Readiness:
+def _readiness(bus: Bus, pool: Pool, settings: ExecutorSettings) -> Readiness:
     readiness = Readiness()
 
     async def nats() -> None:
@@ -82,7 +88,10 @@ def _readiness(bus: Bus, pool: Pool) -> Readiness:
     async def sandbox() -> str | None:
         if not pool.available:
             raise Overloaded("the sandbox is being restarted")
-        return f"degraded: {'; '.join(pool.missing)}" if pool.missing else None
+        missing = list(pool.missing)
+        if settings.sandbox_memory_bytes is not None and pool.group is None:
+            missing.append("no control group is delegated, so LOOPAI_EXECUTOR_SANDBOX_MEMORY_BYTES does not hold")
+        return f"degraded: {'; '.join(missing)}" if missing else None
 
     readiness.add("nats", nats)
     readiness.add("sandbox", sandbox)

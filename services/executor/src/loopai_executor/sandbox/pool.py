@@ -2,7 +2,7 @@
 
 What arrives while a lane's worker is busy becomes its next batch. After a death with several executions unanswered
 these are run again one by one, so that only the culprit fails; only a death with a single one in flight counts against
-the program.
+the program. With ``isolation: process`` a worker serves one batch, and the next one is loaded behind it.
 """
 
 import asyncio
@@ -20,12 +20,14 @@ import msgspec
 from loopai_common.contracts.execution import ExecutionError
 from loopai_common.contracts.failure import Failure
 from loopai_common.contracts.frames import AnswerKind
+from loopai_common.contracts.tasks import Isolation
 from loopai_common.errors import DeadlineExceeded, LoopaiError, Overloaded, ShuttingDown
 from loopai_common.runtime.errors import failure_of
 from loopai_common.runtime.logging import get_logger
 from loopai_common.runtime.service import StartRefused
 from loopai_executor.domain import MAX_BATCH, Counts, DeathCounter, Job, Program, error_payload, kind_of
 from loopai_executor.sandbox import process
+from loopai_executor.sandbox.cgroups import SandboxGroup
 from loopai_executor.sandbox.process import (
     Death,
     SandboxUnavailable,
@@ -220,7 +222,16 @@ class Lane:
             self._batch = []
             self._answered = 0
             self._unblamed_deaths = 0
+            if self.program.isolation is Isolation.PROCESS:
+                self._renew()
             self.pump()
+
+    def _renew(self) -> None:
+        """Ends the worker, and has the next one ready before it is needed."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.kill()
+        self.start()
 
     def _on_death(self, death: Death) -> None:
         left = self._batch[self._answered :]
@@ -250,7 +261,7 @@ class Lane:
 
     async def _start(self) -> None:
         try:
-            worker = await self._pool.take()
+            worker = await self._take()
             try:
                 answer = await load(worker, self.program, self._pool.limits)
             except BaseException:
@@ -275,6 +286,12 @@ class Lane:
         finally:
             self._starting = None
         self.pump()
+
+    async def _take(self) -> WorkerProcess:
+        if self.program.isolation is not Isolation.PROCESS:
+            return await self._pool.take()
+        async with self._pool.renewals:
+            return await self._pool.take()
 
     def _answer_all(self, answer: Answer) -> None:
         jobs = [*self._suspects, *self._queue]
@@ -346,6 +363,9 @@ class Pool:
         self.clock = clock
         self.queued = 0
         self.missing: list[str] = []
+        self.group: SandboxGroup | None = None
+        # Lanes that need a worker for every batch leave the zygote time for the others.
+        self.renewals = asyncio.Semaphore(limits.spare_workers)
         self._lanes: OrderedDict[tuple[str, int], Lane] = OrderedDict()
         self._spares: deque[WorkerProcess] = deque()
         self._zygote: Zygote | None = None
@@ -364,8 +384,9 @@ class Pool:
         """Whether there is a zygote."""
         return self._zygote is not None and self._zygote.alive
 
-    async def start(self) -> None:
-        """Starts the zygote and the spares; raises ``StartRefused``."""
+    async def start(self, group: SandboxGroup | None = None) -> None:
+        """Starts the zygote and the spares, all in ``group`` where there is one; raises ``StartRefused``."""
+        self.group = group
         await self._start_zygote()
         await self._refill()
 
@@ -472,7 +493,11 @@ class Pool:
 
     async def _start_zygote(self) -> None:
         self._zygote = await Zygote.start(
-            _options(self.limits), output_bytes=self.limits.output_bytes, on_exit=self._on_exit, on_lost=self._on_lost
+            _options(self.limits),
+            output_bytes=self.limits.output_bytes,
+            on_exit=self._on_exit,
+            on_lost=self._on_lost,
+            group=self.group,
         )
         self.missing = self._zygote.missing
         log.info("sandbox_ready", namespaces=self._zygote.namespaces, missing=self._zygote.missing)
@@ -527,6 +552,7 @@ async def load(worker: WorkerProcess, program: Program, limits: PoolLimits) -> A
         program.output_schema,
         limits.load_timeout_ms,
         limits.output_bytes,
+        program.isolation is not Isolation.NONE,
     )
     answer = await _ask(worker, encode(request), limits.load_timeout_ms / 1000)
     if answer[0] == AnswerKind.SUCCESS:

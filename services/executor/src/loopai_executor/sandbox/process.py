@@ -24,6 +24,7 @@ import msgspec
 from loopai_common.contracts.execution import ExecutionError
 from loopai_common.errors import LoopaiError
 from loopai_common.runtime.service import StartRefused
+from loopai_executor.sandbox.cgroups import SandboxGroup
 from loopai_executor.sandbox.protocol import (
     ANSWERS,
     FRAME_SLACK_BYTES,
@@ -35,6 +36,7 @@ from loopai_executor.sandbox.protocol import (
     Exited,
     Fork,
     Forked,
+    NotForked,
     Ready,
     Refused,
     ZygoteOptions,
@@ -77,6 +79,8 @@ class WorkerUsage:
     cpu_seconds: float
     peak_memory_bytes: int
 
+
+UNEXPLAINED: Final = Death(ExecutionError.CRASHED, "the worker ended, and nobody knows how", blamed=False)
 
 OnAnswers = Callable[[list[Answer], float], None]
 """Takes answers, in order, and the seconds since the batch was sent or the answers before."""
@@ -137,7 +141,7 @@ class WorkerProcess:
         self._since = 0.0
         self._deadline = 0.0
         self._waits_to_write = False
-        self._exit: asyncio.Future[Exited | None] = self._loop.create_future()
+        self._exit: asyncio.Future[Death] = self._loop.create_future()
         for descriptor in (reads, writes):
             os.set_blocking(descriptor, False)
             with contextlib.suppress(
@@ -196,11 +200,11 @@ class WorkerProcess:
         if death is not None:
             on_death(death)
             return
-        timer = self._loop.call_later(_EXIT_REPORT_SECONDS, self.exited, None)
+        timer = self._loop.call_later(_EXIT_REPORT_SECONDS, self.exited, UNEXPLAINED)
 
-        def report(exit_report: asyncio.Future[Exited | None]) -> None:
+        def report(exit_report: asyncio.Future[Death]) -> None:
             timer.cancel()
-            on_death(_death_of(exit_report.result()))
+            on_death(exit_report.result())
 
         self._exit.add_done_callback(report)
 
@@ -210,10 +214,10 @@ class WorkerProcess:
         if not self._open:
             self._signal_kill()
 
-    def exited(self, report: Exited | None) -> None:
-        """Takes the zygote's report; ``None`` when there will be none."""
+    def exited(self, death: Death) -> None:
+        """Takes what it died of; :data:`UNEXPLAINED` when nobody will say."""
         if not self._exit.done():
-            self._exit.set_result(report)
+            self._exit.set_result(death)
 
     def resident_bytes(self) -> int:
         """Its memory right now, 0 where the kernel does not say."""
@@ -326,6 +330,7 @@ class Zygote:
         output_bytes: int,
         on_exit: Callable[[WorkerUsage], None],
         on_lost: Callable[[], None],
+        group: SandboxGroup | None,
     ) -> None:
         self.namespaces = ready.namespaces
         self.missing = ready.missing
@@ -335,6 +340,7 @@ class Zygote:
         self._control = control
         self._output_bytes = output_bytes
         self._on_exit, self._on_lost = on_exit, on_lost
+        self._group = group
         self._loop = asyncio.get_running_loop()
         self._workers: dict[int, WorkerProcess] = {}
         self._forking: dict[int, asyncio.Future[None]] = {}
@@ -350,9 +356,10 @@ class Zygote:
         output_bytes: int,
         on_exit: Callable[[WorkerUsage], None],
         on_lost: Callable[[], None],
+        group: SandboxGroup | None = None,
     ) -> "Zygote":
         """Starts a zygote and waits until it has tested itself; raises :class:`StartRefused` with its reason."""
-        process, control = _spawn(options)
+        process, control = _spawn(options, group)
         control.setblocking(False)
         try:
             async with asyncio.timeout(_START_SECONDS):
@@ -364,7 +371,7 @@ class Zygote:
             if isinstance(error, TimeoutError | OSError):
                 raise StartRefused(_SILENT) from error
             raise
-        return cls(process, control, ready, output_bytes=output_bytes, on_exit=on_exit, on_lost=on_lost)
+        return cls(process, control, ready, output_bytes=output_bytes, on_exit=on_exit, on_lost=on_lost, group=group)
 
     async def fork(self) -> WorkerProcess:
         """A locked worker without a program; raises :class:`SandboxUnavailable`."""
@@ -417,6 +424,8 @@ class Zygote:
                 self._forked(told, descriptors[0] if descriptors else None)
             elif isinstance(told, Exited):
                 self._exited(told)
+            elif isinstance(told, NotForked):
+                self._not_forked(told)
 
     def _forked(self, told: Forked, pidfd: int | None) -> None:
         worker = self._workers.get(told.worker)
@@ -433,8 +442,20 @@ class Zygote:
         worker = self._workers.pop(told.worker, None)
         self._on_exit(WorkerUsage(told.cpu_seconds, told.peak_memory_bytes))
         if worker is not None:
-            worker.exited(told)
+            worker.exited(self._death_of(told.exit_code))
             worker.kill()
+
+    def _not_forked(self, told: NotForked) -> None:
+        self._workers.pop(told.worker, None)
+        waiting = self._forking.get(told.worker)
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(SandboxUnavailable("the sandbox has no room for another worker; try again"))
+
+    def _death_of(self, exit_code: int) -> Death:
+        killed = exit_code == -signal.SIGKILL
+        if killed and self._group is not None and not self._group.took_for_memory():
+            return Death(ExecutionError.CRASHED, "the worker was killed")
+        return death_of(exit_code)
 
     def _lose(self) -> None:
         """The zygote is gone, and the kernel has killed its workers."""
@@ -452,7 +473,7 @@ class Zygote:
             if worker.alive:
                 worker.kill(lost)
             else:
-                worker.exited(None)
+                worker.exited(UNEXPLAINED)
         self._on_lost()
 
 
@@ -474,7 +495,9 @@ def verify_sandbox(options: ZygoteOptions) -> list[str]:
     return ready.missing
 
 
-def _spawn(options: ZygoteOptions) -> "tuple[subprocess.Popen[bytes], socket.socket]":
+def _spawn(
+    options: ZygoteOptions, group: SandboxGroup | None = None
+) -> "tuple[subprocess.Popen[bytes], socket.socket]":
     """Must run in the main thread: the kernel ends the zygote when the thread that started it ends."""
     kind = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
@@ -483,6 +506,8 @@ def _spawn(options: ZygoteOptions) -> "tuple[subprocess.Popen[bytes], socket.soc
         process = subprocess.Popen(
             command, pass_fds=(theirs.fileno(),), env={}, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
+    if group is not None:
+        group.add(process.pid)  # it waits for its options, so it has nothing and nobody yet
     ours.send(encode(options))
     return process, ours
 
@@ -498,11 +523,8 @@ def _ready(message: bytes) -> Ready:
     )
 
 
-def _death_of(report: Exited | None) -> Death:
-    """The limit that a worker hit, from how the kernel says it ended."""
-    if report is None:
-        return Death(ExecutionError.CRASHED, "the worker ended, and nobody knows how", blamed=False)
-    code = report.exit_code
+def death_of(code: int) -> Death:
+    """The limit that a worker hit, from how the kernel says it ended: its exit code, or minus the signal."""
     if code == -signal.SIGSYS:
         return Death(ExecutionError.FORBIDDEN, "the program made a system call that is not allowed")
     if code == -signal.SIGKILL:

@@ -46,6 +46,8 @@ class LoadRequest(msgspec.Struct, array_like=True, frozen=True):
     output_schema: Any
     timeout_ms: int
     output_bytes: int
+    fresh_globals: bool = True
+    """Whether each call starts from the module's globals as they were right after loading."""
 
 
 class ZygoteOptions(msgspec.Struct, frozen=True, tag="options", tag_field="kind"):
@@ -82,6 +84,12 @@ class Forked(msgspec.Struct, frozen=True, tag="forked", tag_field="kind"):
     pid: int
 
 
+class NotForked(msgspec.Struct, frozen=True, tag="not_forked", tag_field="kind"):
+    """The kernel refused another worker: there are too many processes, or too little memory."""
+
+    worker: int
+
+
 class Exited(msgspec.Struct, frozen=True, tag="exited", tag_field="kind"):
     """A worker ended: exit code, or minus the signal; what it used, as the kernel counted it."""
 
@@ -91,8 +99,8 @@ class Exited(msgspec.Struct, frozen=True, tag="exited", tag_field="kind"):
     peak_memory_bytes: int
 
 
-FROM_ZYGOTE: Final[msgspec.json.Decoder[Ready | Refused | Forked | Exited]] = msgspec.json.Decoder(
-    Ready | Refused | Forked | Exited
+FROM_ZYGOTE: Final[msgspec.json.Decoder[Ready | Refused | Forked | NotForked | Exited]] = msgspec.json.Decoder(
+    Ready | Refused | Forked | NotForked | Exited
 )
 TO_ZYGOTE: Final[msgspec.json.Decoder[ZygoteOptions | Fork]] = msgspec.json.Decoder(ZygoteOptions | Fork)
 encode: Final = msgspec.json.Encoder().encode

@@ -22,7 +22,7 @@ import msgspec
 
 from loopai_common.contracts.frames import AnswerKind
 from loopai_common.schemas import compile_schema, instance_violations
-from loopai_executor.sandbox.isolation import MODULE_NAME, IsolatedProgram, NoEntryPoint
+from loopai_executor.sandbox.isolation import MODULE_NAME, IsolatedProgram, NoEntryPoint, SharingProgram
 from loopai_executor.sandbox.protocol import (
     FLUSH_BYTES,
     LENGTH,
@@ -139,7 +139,8 @@ class Worker:
         self._output_schema = _validator(request.output_schema)
         self._output_bytes = request.output_bytes
         self._takes_text = request.entry_point == "classify"
-        self._program = IsolatedProgram(code, request.entry_point)
+        kind = IsolatedProgram if request.fresh_globals else SharingProgram
+        self._program = kind(code, request.entry_point)
 
     def _batch(self, payload: bytes) -> None:
         items: list[tuple[int, Any]]

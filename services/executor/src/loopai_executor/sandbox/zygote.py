@@ -43,6 +43,7 @@ from loopai_executor.sandbox.protocol import (
     Exited,
     Fork,
     Forked,
+    NotForked,
     Ready,
     Refused,
     ZygoteOptions,
@@ -145,7 +146,13 @@ class Zygote:
             self._fork(order.worker, *descriptors)
 
     def _fork(self, worker: int, reads: int, writes: int) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # too many processes, or too little memory
+            os.close(reads)
+            os.close(writes)
+            self._say(encode(NotForked(worker)))
+            return
         if pid == 0:
             signal.set_wakeup_fd(_NEVER)
             self._become_worker(worker, reads, writes)

@@ -33,6 +33,7 @@ class StubTask:
     entry_point: str = "run"
     input_schema: dict[str, JsonValue] | bool = True
     output_schema: dict[str, JsonValue] | bool = True
+    sampling_rate: float = 0.0
 
 
 class StubStore:
@@ -70,7 +71,7 @@ class StubStore:
             entry_point=task.entry_point,
             input_schema=task.input_schema,
             output_schema=task.output_schema,
-            sampling_rate=0.0,
+            sampling_rate=task.sampling_rate,
         )
 
     async def fetch(self, query: FetchProgram) -> ProgramCode:

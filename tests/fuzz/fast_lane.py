@@ -25,7 +25,9 @@ from loopai_api.fastlane.lane import FastLane
 from loopai_api.fastlane.protocol import FastLaneProtocol
 from loopai_api.protocol import ConnectionLimits, LoopaiHttpProtocol
 from loopai_api.routes.executions import execution_routes
+from loopai_common.contracts.execution import ExecutionRecord
 from loopai_common.contracts.frames import Frame, FrameAnswer, FrameAnswerGroup, FramePart
+from loopai_common.errors import StoreUnavailable
 from tests.fuzz.invariants import Choices, Stage, require
 
 _TURNS = 60
@@ -264,6 +266,13 @@ class _Current:
         return await self.service.execute(*args)
 
 
+class _StoreAway:
+    """Accepts nothing: an asynchronous execution is the ordinary lane's alone."""
+
+    async def accept(self, *_: Any) -> ExecutionRecord:
+        raise StoreUnavailable("the artifact store is not running")
+
+
 def _application(engine: ExecutionEngine) -> FastAPI:
     if not _applications:
         current = _Current()
@@ -272,7 +281,8 @@ def _application(engine: ExecutionEngine) -> FastAPI:
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:
             yield
 
-        app = build_application(lifespan, [execution_routes("/api/v1", current)])  # type: ignore[arg-type]
+        routes = execution_routes("/api/v1", current, _StoreAway())  # type: ignore[arg-type]  # has the methods asked for
+        app = build_application(lifespan, [routes])
         _applications["api"] = app, current
     app, current = _applications["api"]
     current.service = ExecutionService(engine, 1000)

@@ -11,7 +11,7 @@ import msgspec
 
 from loopai_common.contracts.artifacts import FetchProgram, ProgramCode, ResolvedProgram, ResolveProgram
 from loopai_common.contracts.base import ArtifactId, Contract, Digest, TaskId, Version
-from loopai_common.contracts.execution import ExecutionError
+from loopai_common.contracts.execution import EncodedRecord, ExecutionError, ExecutionRecord
 from loopai_common.contracts.frames import AnswerKind, Frame, FrameGroup, FrameItem, FramePart
 from loopai_common.errors import MalformedJson, Overloaded, TaskNotFound
 from loopai_common.runtime.rpc import RpcClient
@@ -19,6 +19,7 @@ from loopai_executor.adapters.nats_program_source import NatsProgramSource
 from loopai_executor.catalogue import Catalogue
 from loopai_executor.domain import Counts, Job, Program, error_payload
 from loopai_executor.ports import Trial
+from loopai_executor.recording import Recorder, encode_record
 from loopai_executor.service import ExecutionService
 from tests.fuzz.invariants import Choices, Stage, require
 
@@ -75,6 +76,8 @@ class StoreInMemory(RpcClient):
 class PoolInMemory:
     """A :class:`~loopai_executor.ports.ProgramPool` that answers at once: every third execution fails."""
 
+    queued = 0
+
     def submit(self, program: Program, jobs: Sequence[Job]) -> None:
         if len(jobs) > 200:
             raise Overloaded("too many executions are waiting; try again later")
@@ -109,6 +112,13 @@ class PartsInMemory:
         self.owed -= 1
 
 
+class RecordsInMemory:
+    """Reads every record as the artifact store does."""
+
+    async def publish(self, record: EncodedRecord) -> None:
+        ExecutionRecord.model_validate_json(encode_record(record, 1 << 20))
+
+
 def fuzz(data: bytes) -> None:
     """Every item of a readable frame is answered exactly once, and the reply ends; any other frame is refused."""
     choices = Choices(data)
@@ -119,7 +129,8 @@ def fuzz(data: bytes) -> None:
 async def _scenario(body: bytes) -> None:
     parts, counts = PartsInMemory(), Counts()
     catalogue = Catalogue(NatsProgramSource(StoreInMemory()), counts, max_code_bytes=1 << 20)
-    service = ExecutionService(catalogue, PoolInMemory(), parts, counts, default_timeout_ms=1000)
+    recorder = Recorder(RecordsInMemory(), counts, max_per_second=50)
+    service = ExecutionService(catalogue, PoolInMemory(), parts, recorder, counts, default_timeout_ms=1000)
     try:
         service.run_frame(body, "reply", deadline=None)
     except MalformedJson:
@@ -139,6 +150,7 @@ async def _scenario(body: bytes) -> None:
     ]
     require(sorted(a.index for a in answers) == list(range(items)), "every item is answered exactly once")
     await service.close()
+    await recorder.close()
 
 
 def _built(choices: Choices) -> bytes:

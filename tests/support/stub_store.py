@@ -37,6 +37,7 @@ class StubTask:
     output_schema: dict[str, JsonValue] | bool = True
     isolation: Isolation = Isolation.CALL
     rollout: tuple[int, float] | None = None
+    sampling_rate: float = 0.0
 
 
 class StubStore:
@@ -75,7 +76,7 @@ class StubStore:
             entry_point=task.entry_point,
             input_schema=task.input_schema,
             output_schema=task.output_schema,
-            sampling_rate=0.0,
+            sampling_rate=task.sampling_rate,
             isolation=task.isolation,
             rollout=None if query.version or task.rollout is None else _rollout(task, *task.rollout),
         )

@@ -1,5 +1,6 @@
 """Valid objects for the tests of the artifact store; a test changes the one thing it is about."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_sto
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
 from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
+from loopai_artifact_store.adapters.sqlite_executions import SqliteExecutionLog, prepare_executions
 from loopai_artifact_store.metrics import StoreMetrics
 from loopai_artifact_store.ports import ArtifactStorage, Catalog
 from loopai_artifact_store.service import ArtifactStore
 from loopai_common.contracts.artifacts import PublishArtifact, ValidationReport
 from loopai_common.contracts.base import GenerationId, TaskId
+from loopai_common.contracts.execution import ExecutionRecord
 from loopai_common.contracts.tasks import CreateTask, TaskDefinition
 from loopai_common.identifiers import new_id, new_uuid
 
@@ -60,6 +63,30 @@ def open_sqlite(directory: Path) -> SqliteCatalog:
     directory.mkdir(exist_ok=True)
     prepare_catalog(directory / "catalog.sqlite3")
     return SqliteCatalog(directory / "catalog.sqlite3", metrics().timer("catalog", "sqlite"))
+
+
+def open_executions(directory: Path) -> SqliteExecutionLog:
+    """An execution log in ``directory``; several may be open on the same one."""
+    directory.mkdir(exist_ok=True)
+    prepare_executions(directory / "executions.sqlite3")
+    return SqliteExecutionLog(directory / "executions.sqlite3", metrics().timer("executions", "sqlite"))
+
+
+def record(task_id: TaskId | None, **changes: Any) -> ExecutionRecord:
+    """The record of an execution that succeeded, with an id of its own unless one is given."""
+    values: dict[str, Any] = {
+        "id": new_uuid(),
+        "task_id": task_id,
+        "program_id": "p1",
+        "version": 1,
+        "input": {"text": "free"},
+        "output": "spam",
+        "status": "success",
+        "latency_ms": 0.25,
+        "executed_at": datetime(2026, 1, 5, 9, tzinfo=UTC),
+        "correlation_id": "c1",
+    }
+    return ExecutionRecord.model_validate(values | changes)
 
 
 def open_files(directory: Path) -> FileStorage:

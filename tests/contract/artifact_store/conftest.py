@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
+from loopai_artifact_store.adapters.memory_executions import MemoryExecutionLog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
-from loopai_artifact_store.ports import ArtifactStorage, Catalog
+from loopai_artifact_store.ports import ArtifactStorage, Catalog, ExecutionLog
 from loopai_artifact_store.service import ArtifactStore
-from tests.contract.artifact_store.builders import open_files, open_sqlite, store_on
+from tests.contract.artifact_store.builders import open_executions, open_files, open_sqlite, store_on
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -18,6 +19,16 @@ async def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         yield MemoryCatalog()
         return
     sqlite = open_sqlite(tmp_path)
+    yield sqlite
+    await sqlite.close()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def execution_log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ExecutionLog]:
+    if request.param == "memory":
+        yield MemoryExecutionLog()
+        return
+    sqlite = open_executions(tmp_path)
     yield sqlite
     await sqlite.close()
 

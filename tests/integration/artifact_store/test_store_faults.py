@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from loopai_artifact_store.adapters import sqlite_catalog
+from loopai_artifact_store.adapters import sqlite
 from loopai_artifact_store.adapters.file_storage import prepare_storage
 from loopai_artifact_store.adapters.sqlite_catalog import prepare_catalog
 from loopai_artifact_store.domain import digest_of
@@ -363,7 +363,7 @@ async def test_the_catalog_itself_refuses_a_pointer_to_nowhere(tmp_path: Path) -
 async def test_a_write_that_finds_the_catalog_locked_waits_and_then_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_catalog, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.2)
     task = await created_task(tmp_path)
     catalog = open_sqlite(tmp_path)
     store = store_on(catalog, open_files(tmp_path))

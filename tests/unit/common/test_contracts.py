@@ -33,7 +33,8 @@ def test_execute_subject_names_task_and_version() -> None:
 
 
 def test_no_stream_covers_requests() -> None:
-    assert not any(s.startswith("loopai.rpc") for s in (subjects.COMMANDS_ALL, subjects.EVENTS_ALL))
+    streams = (subjects.COMMANDS_ALL, *subjects.EVENTS_ALL, subjects.EXECUTIONS_ALL)
+    assert not any(s.startswith("loopai.rpc") for s in streams)
 
 
 def test_errors_cross_the_bus_unchanged() -> None:

@@ -72,6 +72,12 @@ class ArtifactNotFound(LoopaiError):
     code = "artifact_not_found"
 
 
+class ExecutionNotFound(LoopaiError):
+    """No execution with this id was recorded."""
+
+    code = "execution_not_found"
+
+
 class TaskArchived(LoopaiError):
     """The task was archived and no longer runs."""
 

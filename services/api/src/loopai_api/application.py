@@ -173,7 +173,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 _MEANING = {
     400: "The request breaks rules; `details` lists every one.",
-    404: "There is no such task or version.",
+    404: "There is no such task, version or execution.",
     408: "The request was sent too slowly.",
     409: "It cannot be done in the present state; `code` says which.",
     410: "The task is archived.",

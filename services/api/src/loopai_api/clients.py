@@ -11,7 +11,14 @@ from loopai_common.contracts.artifacts import (
     ListArtifacts,
     ProgramArtifact,
 )
-from loopai_common.contracts.base import TaskId, Version
+from loopai_common.contracts.base import ExecutionId, TaskId, Version
+from loopai_common.contracts.execution import (
+    AcceptExecution,
+    ExecutionPage,
+    ExecutionRecord,
+    GetExecution,
+    ListExecutions,
+)
 from loopai_common.contracts.health import HealthStatus, Ping, Pong
 from loopai_common.contracts.tasks import (
     CreateTask,
@@ -59,6 +66,19 @@ class StoreClient:
         """One version of a task; ``version`` ``None`` is the active one."""
         query = GetArtifact(task=task, version=version, include_code=include_code)
         return await self._rpc.call(subjects.ARTIFACTS_GET, query, ProgramArtifact, timeout=self._timeout)
+
+    async def accept_execution(self, command: AcceptExecution) -> ExecutionRecord:
+        """Notes that an execution is to run, provided that its task can run."""
+        return await self._rpc.call(subjects.EXECUTIONS_ACCEPT, command, ExecutionRecord, timeout=self._timeout)
+
+    async def get_execution(self, execution_id: ExecutionId) -> ExecutionRecord:
+        """One recorded execution."""
+        query = GetExecution(execution_id=execution_id)
+        return await self._rpc.call(subjects.EXECUTIONS_GET, query, ExecutionRecord, timeout=self._timeout)
+
+    async def list_executions(self, query: ListExecutions) -> ExecutionPage:
+        """A page of a task's recorded executions."""
+        return await self._rpc.call(subjects.EXECUTIONS_LIST, query, ExecutionPage, timeout=self._timeout)
 
 
 class TaskWatcher:

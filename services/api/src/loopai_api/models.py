@@ -6,8 +6,16 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 from loopai_common.contracts.artifacts import ArtifactPage, ProgramArtifact
-from loopai_common.contracts.base import ExecutionId, TaskId, Version
-from loopai_common.contracts.execution import MAX_BATCH_ITEMS, MAX_TIMEOUT_MS, ExecutionError, ExecutionStatus
+from loopai_common.contracts.base import ExecutionId, TaskId, Timestamp, Version
+from loopai_common.contracts.execution import (
+    MAX_BATCH_ITEMS,
+    MAX_TIMEOUT_MS,
+    ExecutionError,
+    ExecutionPage,
+    ExecutionRecord,
+    ExecutionStatus,
+    RecordStatus,
+)
 from loopai_common.contracts.tasks import TaskDefinition, TaskPage, TaskSpecification
 
 MAX_ITEM_ID_LENGTH = 200
@@ -54,6 +62,23 @@ EXAMPLE_EXECUTION: dict[str, Any] = {
     "sampled_for_validation": False,
     "executed_at": "2026-01-05T09:01:00.000Z",
     "correlation_id": "01938f60-1111-7abc-8def-0123456789ab",
+}
+EXAMPLE_RECORD: dict[str, Any] = {
+    "id": EXAMPLE_EXECUTION["execution_id"],
+    "task_id": EXAMPLE_TASK["id"],
+    "program_id": EXAMPLE_EXECUTION["program_id"],
+    "version": 1,
+    "input": {"text": "Free entry! Claim your prize now"},
+    "output": "spam",
+    "status": "success",
+    "error_code": None,
+    "error_message": None,
+    "latency_ms": 0.041,
+    "memory_usage_mb": None,
+    "sampled_for_validation": False,
+    "validation_id": None,
+    "executed_at": "2026-01-05T09:01:00.000Z",
+    "correlation_id": EXAMPLE_EXECUTION["correlation_id"],
 }
 EXAMPLE_BATCH: dict[str, Any] = {
     "items": [
@@ -188,6 +213,44 @@ class ExecuteResponse(BaseModel):
     sampled_for_validation: bool
     executed_at: AwareDatetime
     correlation_id: str
+
+
+class ExecutionAcceptedResponse(BaseModel):
+    """An execution that runs later. ``version`` is the one asked for, ``null`` for the one active when it runs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "execution_id": EXAMPLE_EXECUTION["execution_id"],
+                    "task_id": EXAMPLE_TASK["id"],
+                    "version": None,
+                    "status": "accepted",
+                    "accepted_at": EXAMPLE_EXECUTION["executed_at"],
+                    "correlation_id": EXAMPLE_EXECUTION["correlation_id"],
+                }
+            ]
+        }
+    )
+
+    execution_id: ExecutionId
+    task_id: TaskId | None
+    version: Version | None
+    status: RecordStatus
+    accepted_at: Timestamp
+    correlation_id: str
+
+
+class ExecutionRecordResponse(ExecutionRecord):
+    """A recorded execution. ``input`` and ``output`` are ``null`` until it has run, and where they are too large."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_RECORD]})
+
+
+class ExecutionListResponse(ExecutionPage):
+    """A page of recorded executions, newest first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [EXAMPLE_RECORD], "next_cursor": None}]})
 
 
 class BatchItemRequest(BaseModel):

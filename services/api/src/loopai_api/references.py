@@ -1,12 +1,14 @@
-"""What a path may name: tasks and versions. Anything else does not exist, and nothing is asked about it."""
+"""What a path may name: tasks, versions and executions. Anything else does not exist, and nothing is asked about it."""
 
 import re
+from uuid import UUID
 
-from loopai_common.contracts.base import MAX_VERSION, Version
-from loopai_common.contracts.tasks import NAME_PATTERN
-from loopai_common.errors import ArtifactNotFound, TaskNotFound
+from loopai_common.contracts.base import MAX_VERSION, ExecutionId, Version
+from loopai_common.contracts.tasks import NAME_PATTERN, UUID_PATTERN
+from loopai_common.errors import ArtifactNotFound, ExecutionNotFound, TaskNotFound
 
 _REFERENCE = re.compile(NAME_PATTERN)
+_UUID = re.compile(UUID_PATTERN)
 _MAX_REFERENCE = 200
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}")
 
@@ -25,3 +27,10 @@ def version_reference(text: str) -> Version | None:
     if _NUMBER.fullmatch(text) is None or int(text) > MAX_VERSION:
         raise ArtifactNotFound("there is no such version; name a number from 1 on, or 'active'")
     return Version(int(text))
+
+
+def execution_reference(text: str) -> ExecutionId:
+    """The execution that ``text`` names; else raises :class:`ExecutionNotFound`."""
+    if _UUID.fullmatch(text) is None:
+        raise ExecutionNotFound("there is no such execution")
+    return ExecutionId(UUID(text))

@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from loopai_api.application import build_application
 from loopai_api.clients import StoreClient, TaskWatcher, ping
 from loopai_api.edge import Edge
+from loopai_api.execution.asynchronous import AsynchronousExecutions
 from loopai_api.execution.batches import BatchService
-from loopai_api.execution.bus import BusFrameSender
+from loopai_api.execution.bus import BusCommandQueue, BusFrameSender
 from loopai_api.execution.engine import ExecutionEngine
 from loopai_api.execution.metrics import BatchMetrics, ExecutionMetrics, HttpMetrics
 from loopai_api.execution.service import ExecutionService
@@ -21,6 +22,7 @@ from loopai_api.routes.artifacts import artifact_routes
 from loopai_api.routes.batches import batch_routes
 from loopai_api.routes.executions import execution_routes
 from loopai_api.routes.health import health_api_routes
+from loopai_api.routes.records import record_routes
 from loopai_api.routes.tasks import task_routes
 from loopai_api.settings import ApiSettings
 from loopai_common.errors import BusUnavailable
@@ -72,13 +74,15 @@ def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
 
     readiness = _readiness(bus, rpc)
     executions = ExecutionService(engine, settings.default_timeout_ms)
+    asynchronous = AsynchronousExecutions(store, BusCommandQueue(bus))
     batches = BatchService(engine, batch_metrics, settings.default_timeout_ms)
     app = build_application(
         lifespan,
         [
             health_api_routes("", readiness, registry, siblings),
             task_routes(V1, store, watcher),
-            execution_routes(V1, executions),
+            execution_routes(V1, executions, asynchronous),
+            record_routes(V1, store),
             batch_routes(V1, batches),
             artifact_routes(V1, store),
             health_api_routes(V1, readiness, registry, siblings),

@@ -11,8 +11,9 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any, Final, Generic, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Generic, Self, TypeVar
+from uuid import UUID
 
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
@@ -23,10 +24,12 @@ from loopai_common.contracts.artifacts import (
     ProgramArtifact,
     PublishArtifact,
 )
-from loopai_common.contracts.base import ArtifactId, Contract, Digest, GenerationId, TaskId, Version
+from loopai_common.contracts.base import ArtifactId, Contract, Digest, ExecutionId, GenerationId, TaskId, Version
+from loopai_common.contracts.execution import ExecutionRecord
 from loopai_common.contracts.tasks import FailTask, TaskFailed, TaskStatus, task_id_or_none
 from loopai_common.errors import (
     ArtifactNotFound,
+    ExecutionNotFound,
     LoopaiError,
     TaskArchived,
     TaskNotFound,
@@ -45,6 +48,7 @@ TaskKey = TaskId | str
 MAX_PAGE_BYTES: Final = 3 * 1024 * 1024
 """A page ends early when its items hold more, so that the answer fits one message even where JSON escapes it."""
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -206,6 +210,29 @@ class Page(Generic[T]):
     more: bool
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class RecordPosition:
+    """Where a record of an execution stands in a list: by time (in whole milliseconds), then by id."""
+
+    at: datetime
+    id: UUID
+
+    @classmethod
+    def of(cls, record: ExecutionRecord) -> Self:
+        """The position of ``record``."""
+        return cls(record.executed_at, record.id)
+
+    @classmethod
+    def from_bytes(cls, position: bytes) -> Self:
+        """The position that :meth:`to_bytes` wrote."""
+        at = _EPOCH + timedelta(milliseconds=int.from_bytes(position[:-16], signed=True))
+        return cls(at, UUID(bytes=position[-16:]))
+
+    def to_bytes(self) -> bytes:
+        """As it stands in a cursor."""
+        return ((self.at - _EPOCH) // timedelta(milliseconds=1)).to_bytes(8, signed=True) + self.id.bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Census:
     """How many there are, by status."""
@@ -235,6 +262,11 @@ def task_not_found(key: TaskKey) -> TaskNotFound:
 def artifact_not_found(task: Task, version: Version) -> ArtifactNotFound:
     """The error for a version that is not there."""
     return ArtifactNotFound(f"task '{task.name}' has no version {version}")
+
+
+def execution_not_found(execution_id: ExecutionId) -> ExecutionNotFound:
+    """The error for an execution that is not recorded."""
+    return ExecutionNotFound(f"there is no record of an execution '{execution_id}'")
 
 
 def digest_of(content: bytes) -> Digest:

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from faststream import Context
 
+from loopai_artifact_store.executions import ExecutionRecords
 from loopai_artifact_store.service import ArtifactStore
 from loopai_common import json_text
 from loopai_common.contracts import subjects
@@ -19,6 +20,13 @@ from loopai_common.contracts.artifacts import (
     ResolvedProgram,
     ResolveProgram,
 )
+from loopai_common.contracts.execution import (
+    AcceptExecution,
+    ExecutionPage,
+    ExecutionRecord,
+    GetExecution,
+    ListExecutions,
+)
 from loopai_common.contracts.tasks import (
     CreateTask,
     FailTask,
@@ -29,17 +37,24 @@ from loopai_common.contracts.tasks import (
     TaskSpecification,
     TaskSummary,
 )
-from loopai_common.runtime.broker import Bus
+from loopai_common.runtime.broker import Bus, message_id
 
 CREATE_CONSUMER = "artifact-store-task-create"
+RECORDS_CONSUMER = "artifact-store-execution-completed"
 _CREATORS = 4
 """Commands taken at a time: each may hold 8 MiB."""
+_RECORDERS = 256
+"""Records taken at a time, which share a write."""
+_RECORD_DELIVERIES = 20
+"""A quarter of an hour: a record outlives a full disk that somebody clears."""
+_ACCEPTORS = 64
 
 
-def register(bus: Bus, store: ArtifactStore) -> None:
+def register(bus: Bus, store: ArtifactStore, records: ExecutionRecords) -> None:
     """Declares every subject that the artifact store answers on."""
     _register_tasks(bus, store)
     _register_artifacts(bus, store)
+    _register_executions(bus, records)
 
 
 def _register_tasks(bus: Bus, store: ArtifactStore) -> None:
@@ -67,7 +82,9 @@ def _register_tasks(bus: Bus, store: ArtifactStore) -> None:
     )
     async def create_task_by_command(definition: TaskDefinition, message: Annotated[Any, Context()]) -> None:
         json_text.check(message.body)  # as strict as the HTTP side: no NaN, no key twice
-        command = CreateTask.model_construct(definition=definition, idempotency_key=_idempotency_key(message))
+        command = CreateTask.model_construct(
+            definition=definition, idempotency_key=f"command:{message_id(message.raw_message)}"
+        )
         await store.create_task(command)
 
 
@@ -97,9 +114,25 @@ def _register_artifacts(bus: Bus, store: ArtifactStore) -> None:
         return await store.fetch_program(query)
 
 
-def _idempotency_key(message: Any) -> str:
-    """The same for every delivery of a command: the sender's message id, else the message's place in the stream."""
-    sent_id = message.headers.get(subjects.MESSAGE_ID_HEADER)
-    metadata = message.raw_message.metadata
-    # A stream that was made anew counts from 1 again; the time keeps its messages apart from the old ones.
-    return f"command:{sent_id or f'{metadata.sequence.stream}@{metadata.timestamp.isoformat()}'}"
+def _register_executions(bus: Bus, records: ExecutionRecords) -> None:
+    @bus.on(subjects.EXECUTIONS_ACCEPT, concurrency=_ACCEPTORS)
+    async def accept_execution(command: AcceptExecution) -> ExecutionRecord:
+        return await records.accept(command)
+
+    @bus.on(subjects.EXECUTIONS_GET)
+    async def get_execution(query: GetExecution) -> ExecutionRecord:
+        return await records.get(query)
+
+    @bus.on(subjects.EXECUTIONS_LIST)
+    async def list_executions(query: ListExecutions) -> ExecutionPage:
+        return await records.list(query)
+
+    @bus.on_durable(
+        subjects.EXECUTION_COMPLETED,
+        stream=subjects.EXECUTIONS_STREAM,
+        name=RECORDS_CONSUMER,
+        concurrency=_RECORDERS,
+        deliveries=_RECORD_DELIVERIES,
+    )
+    async def keep_record(record: ExecutionRecord) -> None:
+        await records.keep(record)

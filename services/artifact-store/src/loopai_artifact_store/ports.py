@@ -15,12 +15,14 @@ from loopai_artifact_store.domain import (
     Decision,
     Event,
     Page,
+    RecordPosition,
     Task,
     TaskCreation,
     TaskKey,
 )
 from loopai_common.contracts.artifacts import SynthesisStrategy
-from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version
+from loopai_common.contracts.base import Digest, ExecutionId, GenerationId, TaskId, Version
+from loopai_common.contracts.execution import ExecutionRecord, RecordStatus
 from loopai_common.contracts.tasks import TaskStatus
 
 Timer = Callable[[str], AbstractContextManager[None]]
@@ -92,6 +94,39 @@ class Catalog(Protocol):
 
     async def check(self) -> None:
         """Returns when the catalog can be written."""
+
+
+class ExecutionLog(Protocol):
+    """Records of executions. Beside the catalog: they are written in bulk, and together with nothing else.
+
+    Every method raises :class:`~loopai_common.errors.StoreUnavailable` when it cannot.
+    """
+
+    async def add(self, records: Sequence[ExecutionRecord]) -> None:
+        """Stores the records durably, all or none.
+
+        Of several with one id the first that is not ``accepted`` stays; an ``accepted`` one gives way to it.
+        """
+
+    async def get(self, execution_id: ExecutionId) -> ExecutionRecord:
+        """One record; raises :class:`~loopai_common.errors.ExecutionNotFound`."""
+
+    async def page(
+        self,
+        task_id: TaskId,
+        *,
+        status: RecordStatus | None,
+        since: datetime | None,
+        before: RecordPosition | None,
+        limit: int,
+    ) -> Page[ExecutionRecord]:
+        """Records of a task, newest first, from behind ``before`` on. A page ends early when its records are large."""
+
+    async def remove_before(self, moment: datetime) -> int:
+        """Removes records that are older, maybe not all at once; returns how many, 0 when none are left."""
+
+    async def check(self) -> None:
+        """Returns when the log can be written."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -14,6 +14,8 @@ from loopai_artifact_store import handlers
 from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_storage
 from loopai_artifact_store.adapters.jetstream_events import JetStreamEvents
 from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
+from loopai_artifact_store.adapters.sqlite_executions import SqliteExecutionLog, prepare_executions
+from loopai_artifact_store.executions import ExecutionRecords
 from loopai_artifact_store.metrics import StoreMetrics
 from loopai_artifact_store.outbox import Outbox
 from loopai_artifact_store.ports import Catalog
@@ -31,6 +33,10 @@ SERVICE: Final = "artifact-store"
 _OUTBOX_POLL_SECONDS: Final = 1.0
 _CENSUS_SECONDS: Final = 5.0
 _SWEEP_SECONDS: Final = 3600.0
+_CONSUMERS: Final = {
+    "commands": (subjects.COMMANDS_STREAM, handlers.CREATE_CONSUMER),
+    "records": (subjects.EXECUTIONS_STREAM, handlers.RECORDS_CONSUMER),
+}
 
 log = get_logger()
 
@@ -38,10 +44,12 @@ log = get_logger()
 def build(settings: ArtifactStoreSettings) -> Starlette:
     """The service's application; raises :class:`StartRefused` when its data directory cannot be used."""
     catalog_path = settings.data_dir / "catalog.sqlite3"
+    executions_path = settings.data_dir / "executions.sqlite3"
     programs_path = settings.data_dir / "artifacts"
     try:
         prepare_storage(programs_path)
         prepare_catalog(catalog_path)
+        prepare_executions(executions_path)
     except StoreUnavailable as error:
         raise StartRefused(
             f"the data directory '{settings.data_dir}' cannot be used: {error.message}; "
@@ -53,23 +61,28 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
     bus = Bus(SERVICE, settings, registry)
     catalog = SqliteCatalog(catalog_path, metrics.timer("catalog", "sqlite"))
     storage = FileStorage(programs_path, metrics.timer("storage", "files"))
+    executions = SqliteExecutionLog(executions_path, metrics.timer("executions", "sqlite"))
+    records = ExecutionRecords(catalog, executions, kept_for=timedelta(days=settings.executions_kept_days))
     outbox = Outbox(catalog, JetStreamEvents(bus), poll_seconds=_OUTBOX_POLL_SECONDS)
     store = ArtifactStore(catalog, storage, metrics, on_commit=outbox.wake)
 
     readiness = Readiness()
     readiness.add("nats", partial(_check_connected, bus))
-    readiness.add("commands", partial(_check_consumer, bus), required=False)
+    for name, consumer in _CONSUMERS.items():
+        readiness.add(name, partial(_check_consumer, bus, *consumer), required=False)
     readiness.add("catalog", catalog.check)
+    readiness.add("executions", executions.check, required=False)
     readiness.add("storage", storage.check)
     bus.answer_ping(readiness)
-    handlers.register(bus, store)
+    handlers.register(bus, store, records)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(catalog.close)
+            stack.push_async_callback(executions.close)
             # Before the bus, so that it still delivers while the bus drains.
-            for task in (outbox.run(), _count(catalog, metrics), _sweep(store)):
+            for task in (outbox.run(), _count(catalog, metrics), _sweep(store, records)):
                 await stack.enter_async_context(_running(task))
             stack.push_async_callback(bus.drain)
             await bus.start()
@@ -83,14 +96,12 @@ async def _check_connected(bus: Bus) -> None:
         raise BusUnavailable("not connected to NATS")
 
 
-async def _check_consumer(bus: Bus) -> None:
+async def _check_consumer(bus: Bus, stream: str, name: str) -> None:
     # A consumer that somebody deleted goes silent and nothing else shows it.
     try:
-        await bus.jetstream.consumer_info(subjects.COMMANDS_STREAM, handlers.CREATE_CONSUMER)
+        await bus.jetstream.consumer_info(stream, name)
     except NatsError as error:
-        raise BusUnavailable(
-            "the consumer of commands does not answer; restart this instance if it stays so"
-        ) from error
+        raise BusUnavailable(f"the consumer '{name}' does not answer; restart this instance if it stays so") from error
 
 
 @asynccontextmanager
@@ -111,11 +122,13 @@ async def _count(catalog: Catalog, metrics: StoreMetrics) -> None:
         await asyncio.sleep(_CENSUS_SECONDS)
 
 
-async def _sweep(store: ArtifactStore) -> None:
+async def _sweep(store: ArtifactStore, records: ExecutionRecords) -> None:
     while True:
         try:
             deleted = await store.sweep_orphans(datetime.now(UTC))
             log.info("orphans_swept", programs=deleted)
+            removed = await records.sweep(datetime.now(UTC))
+            log.info("executions_swept", records=removed)
         except StoreUnavailable as error:
             log.warning("sweep_failed", reason=error.message)
         await asyncio.sleep(_SWEEP_SECONDS)

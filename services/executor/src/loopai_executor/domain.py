@@ -140,6 +140,9 @@ class Counts:
     candidates_missed: int = 0
     worker_cpu_seconds: float = 0.0
     worker_peak_memory_bytes: int = 0
+    records_published: int = 0
+    records_dropped: Counter[str] = field(default_factory=Counter)
+    """Sampled executions that were not recorded, by reason: ``rate``, ``queue``, ``bus``."""
 
     def ran(self, items: int, seconds: float) -> None:
         """Counts ``items`` that together took ``seconds`` in a worker."""

@@ -1,5 +1,6 @@
 """Messages in, service calls, results out."""
 
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -12,15 +13,21 @@ from loopai_common.contracts.artifacts import ArtifactActivated
 from loopai_common.contracts.execution import CheckProgram, CheckReport
 from loopai_common.errors import PayloadTooLarge, ValidationFailed
 from loopai_common.runtime import context
-from loopai_common.runtime.broker import Bus
+from loopai_common.runtime.broker import Bus, message_id
+from loopai_executor.commands import CommandService
 from loopai_executor.service import CHECK_SECONDS, ExecutionService
 
 _CONCURRENT_REQUESTS: Final = 256
+_CONCURRENT_COMMANDS: Final = 64
+_COMMANDS_IN_FLIGHT: Final = 1024
+_COMMAND_DELIVERIES: Final = 20
+"""A quarter of an hour: an accepted execution outlives a store that is away, or executors without room."""
+COMMANDS_CONSUMER: Final = "executor-execute"
 _JSON: Final = {"content-type": "application/json"}
 _encode = msgspec.json.Encoder().encode
 
 
-def register(bus: Bus, service: ExecutionService) -> None:
+def register(bus: Bus, service: ExecutionService, commands: CommandService) -> None:
     """Declares what the executor listens to."""
     broker, queue = bus.broker, bus.service
 
@@ -39,6 +46,18 @@ def register(bus: Bus, service: ExecutionService) -> None:
         service.run_frame(message.data, message.reply, deadline=context.deadline_in(message.headers))
 
     bus.on_raw(subjects.FRAMES, frames)
+
+    @bus.on_durable(
+        subjects.EXECUTE_COMMAND,
+        stream=subjects.COMMANDS_STREAM,
+        name=COMMANDS_CONSUMER,
+        concurrency=_CONCURRENT_COMMANDS,
+        in_flight=_COMMANDS_IN_FLIGHT,
+        deliveries=_COMMAND_DELIVERIES,
+        decoder=_undecoded,
+    )
+    async def run_command(raw: Any) -> None:
+        await commands.run(raw.data, message_id(raw), partial(bus.gives_up_on, raw))
 
     @bus.on(subjects.PROGRAMS_CHECK, concurrency=8)
     async def check(command: CheckProgram) -> CheckReport:

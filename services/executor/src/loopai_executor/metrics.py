@@ -17,6 +17,7 @@ HIGHEST: Final = frozenset(
 """The gauges that do not add up over executors."""
 
 _LANES: Final = ("frame", "request")
+_DROPS: Final = ("rate", "queue", "bus")
 
 
 class ExecutorMetrics(Collector):
@@ -46,7 +47,14 @@ class ExecutorMetrics(Collector):
         for limit, number in counts.kills.items():
             kills.add_metric([limit], number)
         yield kills
+        dropped = CounterMetricFamily(
+            "loopai_records_dropped", "Sampled executions that were not recorded, by reason.", labels=["reason"]
+        )
+        for reason in _DROPS:
+            dropped.add_metric([reason], counts.records_dropped[reason])
+        yield dropped
         for name, text, count in (
+            ("loopai_records_published", "Records of sampled executions that left.", counts.records_published),
             ("loopai_execution_batches", "Batches given to workers.", counts.batches),
             ("loopai_execution_batch_items", "Executions in these batches.", counts.batched_items),
             ("loopai_executions_overloaded", "Executions refused for lack of room.", counts.overloaded),

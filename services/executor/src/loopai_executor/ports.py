@@ -8,6 +8,7 @@ import msgspec
 
 from loopai_common.contracts.artifacts import ResolvedProgram
 from loopai_common.contracts.base import Digest, TaskId
+from loopai_common.contracts.execution import EncodedRecord
 from loopai_common.contracts.frames import FramePart
 from loopai_executor.domain import Job, Program
 
@@ -36,7 +37,9 @@ class Trial(Protocol):
 
 
 class ProgramPool(Protocol):
-    """Runs programs in locked workers."""
+    """Runs programs in locked workers. ``queued`` executions are waiting or running."""
+
+    queued: int
 
     def submit(self, program: Program, jobs: Sequence[Job]) -> None:
         """Queues executions; each is answered at its sink. Raises ``Overloaded`` when they are too many."""
@@ -59,3 +62,13 @@ class PartPublisher(Protocol):
 
     def closed(self) -> None:
         """The last part of a frame was published."""
+
+
+class RecordPublisher(Protocol):
+    """Where records of executions go."""
+
+    async def publish(self, record: EncodedRecord) -> None:
+        """Returns when the record is stored for its consumers; another one with the same id has no effect.
+
+        Raises ``BusUnavailable``.
+        """

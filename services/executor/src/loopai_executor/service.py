@@ -41,11 +41,13 @@ from loopai_common.contracts.frames import (
 )
 from loopai_common.errors import ERRORS_BY_CODE, Internal, LoopaiError, MalformedJson, ValidationFailed, Violation
 from loopai_common.identifiers import new_id
+from loopai_common.runtime import context
 from loopai_common.runtime.errors import failure_of
 from loopai_common.runtime.logging import get_logger
 from loopai_executor.catalogue import Catalogue
 from loopai_executor.domain import Counts, Job, Program, Runnable, Split, equal_outputs, percentile
 from loopai_executor.ports import PartPublisher, ProgramPool, Trial
+from loopai_executor.recording import NULL, Recorder
 
 CHECK_SECONDS: Final = 60.0
 _CHECK_MARGIN_SECONDS: Final = 1.0
@@ -53,7 +55,6 @@ _MAX_CHECK_TIMEOUTS: Final = 5
 _CONCURRENT_CHECKS: Final = 2
 _PART_SECONDS: Final = 0.001
 _MAX_PART_BYTES: Final = 1024 * 1024
-_NULL: Final = msgspec.Raw(b"null")
 
 _decode_frame = msgspec.json.Decoder(Frame).decode
 _decode_error = msgspec.json.Decoder(tuple[ExecutionError, str]).decode
@@ -79,6 +80,7 @@ class ExecutionService:
         catalogue: Catalogue,
         pool: ProgramPool,
         publisher: PartPublisher,
+        recorder: Recorder,
         counts: Counts,
         *,
         default_timeout_ms: int,
@@ -87,6 +89,7 @@ class ExecutionService:
         self._catalogue = catalogue
         self._pool = pool
         self._publisher = publisher
+        self._recorder = recorder
         self._counts = counts
         self._default_timeout_ms = default_timeout_ms
         self._random_share = random_share
@@ -102,23 +105,13 @@ class ExecutionService:
         ``Overloaded``, and for a single execution what refused its input.
         """
         executions, single = _executions(body)
-        found = await self._catalogue.resolve(task, version)
-        ids = [execution.execution_id or new_id() for execution in executions]
-        programs = [found.choose(i) for i in ids] if isinstance(found, Split) else [found] * len(ids)
-        collector = _Collector(programs, ids, self._counts, math.inf if deadline is None else deadline)
-        for program in set(programs):
-            self._pool.submit(
-                program,
-                [self._job(collector, i, e, program) for i, e in enumerate(executions) if programs[i] is program],
-            )
-        results = await collector.done
-        if not single:
-            return BatchResult(results)
-        result = results[0]
-        if isinstance(result, RejectedExecution):
-            details = [Violation(d.field, d.message, d.code) for d in result.details]
-            raise ERRORS_BY_CODE.get(result.code, Internal)(result.message, details=details)
-        return result
+        until = math.inf if deadline is None else deadline
+        results = await self._run(task, version, executions, until, self._recorder)
+        return _single(results) if single else BatchResult(results)
+
+    async def execute_one(self, task: str, version: int | None, execution: Execution) -> ExecutionResult:
+        """Runs one execution, without a deadline; whoever asks keeps the record of it. Raises as :meth:`execute`."""
+        return _single(await self._run(task, version, [execution], math.inf, None))
 
     def run_frame(self, body: bytes, reply: str, *, deadline: float | None) -> None:
         """Runs what a frame holds; its parts are published to ``reply``. Raises ``MalformedJson``."""
@@ -176,8 +169,30 @@ class ExecutionService:
         await asyncio.gather(*self._resolving, return_exceptions=True)
         await self._catalogue.close()
 
+    async def _run(
+        self,
+        task: str,
+        version: int | None,
+        executions: Sequence[Execution],
+        deadline: float,
+        recorder: Recorder | None,
+    ) -> list[ExecutionResult | RejectedExecution]:
+        found = await self._catalogue.resolve(task, version)
+        ids = [execution.execution_id or new_id() for execution in executions]
+        programs = [found.choose(i) for i in ids] if isinstance(found, Split) else [found] * len(ids)
+        collector = _Collector(programs, ids, self._counts, deadline, recorder)
+        for program in set(programs):
+            self._pool.submit(
+                program,
+                [self._job(collector, i, e, program) for i, e in enumerate(executions) if programs[i] is program],
+            )
+        return await collector.done
+
     def _job(self, collector: "_Collector", index: int, execution: Execution, program: Program) -> Job:
-        sampled = execution.force_validation or self._random_share() < program.sampling_rate
+        recorder = collector.recorder
+        sampled = execution.force_validation or (
+            self._random_share() < program.sampling_rate and (recorder is None or recorder.admits())
+        )
         return Job(collector, index, execution.timeout_ms or self._default_timeout_ms, sampled, execution.input)
 
     async def _resolve_group(self, answers: "_FrameReply", group: FrameGroup, start: int) -> None:
@@ -195,24 +210,32 @@ class ExecutionService:
     def _run_group(self, answers: "_FrameReply", group: FrameGroup, start: int, found: Runnable) -> None:
         items = enumerate(group.items, start)
         if not isinstance(found, Split):
-            self._run_items(answers, items, found)
+            self._run_items(answers, items, found, group, start)
             return
         parts: dict[Program, list[tuple[int, FrameItem]]] = {}
         for index, item in items:
             program = found.choose(item.execution_id or new_id())
             parts.setdefault(program, []).append((index, item))
         for program, part in parts.items():
-            self._run_items(answers, part, program)
+            self._run_items(answers, part, program, group, start)
 
-    def _run_items(self, answers: "_FrameReply", items: Iterable[tuple[int, FrameItem]], program: Program) -> None:
-        sink = _GroupSink(answers, program)
+    def _run_items(
+        self,
+        answers: "_FrameReply",
+        items: Iterable[tuple[int, FrameItem]],
+        program: Program,
+        group: FrameGroup,
+        start: int,
+    ) -> None:
+        sink = _GroupSink(answers, program, self._recorder, group, start)
+        admits = self._recorder.admits
         rate, share, default = program.sampling_rate, self._random_share, self._default_timeout_ms
         jobs = [
             Job(
                 sink,
                 i,
                 item.timeout_ms if 0 < item.timeout_ms <= MAX_TIMEOUT_MS else default,
-                bool(item.flags & FORCE_VALIDATION) or share() < rate,
+                bool(item.flags & FORCE_VALIDATION) or (share() < rate and admits()),
                 item.input,
             )
             for i, item in items
@@ -229,10 +252,19 @@ class ExecutionService:
 
 
 class _Collector:
-    """Sink of a request: all results together, in order."""
+    """Sink of a request: all results together, in order. Sampled ones go to the ``recorder``, if there is one."""
 
-    def __init__(self, programs: Sequence[Program], ids: Sequence[str], counts: Counts, deadline: float) -> None:
+    def __init__(
+        self,
+        programs: Sequence[Program],
+        ids: Sequence[str],
+        counts: Counts,
+        deadline: float,
+        recorder: Recorder | None,
+    ) -> None:
         self.deadline = deadline
+        self.recorder = recorder
+        self._correlation_id = context.current().correlation_id
         self.done: asyncio.Future[list[ExecutionResult | RejectedExecution]] = (
             asyncio.get_running_loop().create_future()
         )
@@ -253,16 +285,18 @@ class _Collector:
             self.done.set_result(self._results)
 
     def _result(self, job: Job, kind: int, payload: msgspec.Raw, latency_us: int) -> ExecutionResult:
-        program = self._programs[job.index]
+        program, execution_id = self._programs[job.index], self._ids[job.index]
+        if job.sampled and self.recorder is not None:
+            self.recorder.record(program, execution_id, self._correlation_id, job.input, kind, payload, latency_us)
         status = (ExecutionStatus.SUCCESS, ExecutionStatus.ERROR, ExecutionStatus.TIMEOUT)[kind]
         code, message = (None, None) if kind == AnswerKind.SUCCESS else _decode_error(payload)
         return ExecutionResult(
-            execution_id=self._ids[job.index],
+            execution_id=execution_id,
             task_id=program.task_id,
             program_id=program.program_id,
             version=program.version,
             status=status,
-            output=payload if kind == AnswerKind.SUCCESS else _NULL,
+            output=payload if kind == AnswerKind.SUCCESS else NULL,
             error_code=code,
             error_message=message,
             latency_ms=latency_us / 1000,
@@ -345,17 +379,25 @@ class _FrameReply:
 class _GroupSink:
     """Sink of the items of one program in a frame."""
 
-    __slots__ = ("_program", "_reply", "deadline")
+    __slots__ = ("_group", "_program", "_recorder", "_reply", "_start", "deadline")
 
-    def __init__(self, reply: _FrameReply, program: Program) -> None:
+    def __init__(self, reply: _FrameReply, program: Program, recorder: Recorder, group: FrameGroup, start: int) -> None:
         self.deadline = reply.deadline
         self._reply = reply
         self._program = program
+        self._recorder = recorder
+        self._group = group
+        self._start = start
 
     def answer(self, job: Job, kind: int, payload: msgspec.Raw, latency_us: int) -> None:
         """Takes the outcome of one item."""
         answer = FrameAnswer(job.index, kind, latency_us, job.sampled, payload)
         self._reply.add(self._program, answer, len(memoryview(payload)))
+        if job.sampled:
+            item = self._group.items[job.index - self._start]
+            self._recorder.record(
+                self._program, item.execution_id, item.correlation_id, item.input, kind, payload, latency_us
+            )
 
 
 class _Examination:
@@ -459,6 +501,15 @@ def _executions(body: bytes) -> tuple[list[Execution], bool]:
     if found:
         raise ValidationFailed("the request breaks its contract", details=found[:100])
     return executions, single
+
+
+def _single(results: list[ExecutionResult | RejectedExecution]) -> ExecutionResult:
+    """The one result; raises what refused its input."""
+    result = results[0]
+    if isinstance(result, RejectedExecution):
+        details = [Violation(d.field, d.message, d.code) for d in result.details]
+        raise ERRORS_BY_CODE.get(result.code, Internal)(result.message, details=details)
+    return result
 
 
 def _rejected(payload: msgspec.Raw) -> RejectedExecution:

@@ -15,11 +15,14 @@ from loopai_common.runtime.service import operations_app
 from loopai_common.runtime.worker_metrics import Siblings
 from loopai_common.runtime.workers import Worker
 from loopai_executor import handlers
+from loopai_executor.adapters.jetstream_records import JetStreamRecords
 from loopai_executor.adapters.nats_part_publisher import NatsPartPublisher
 from loopai_executor.adapters.nats_program_source import NatsProgramSource
 from loopai_executor.catalogue import Catalogue
+from loopai_executor.commands import CommandService
 from loopai_executor.domain import Counts
 from loopai_executor.metrics import HIGHEST, ExecutorMetrics
+from loopai_executor.recording import Recorder
 from loopai_executor.sandbox.cgroups import GroupLimits, sandbox_group
 from loopai_executor.sandbox.pool import Pool, PoolLimits, verify_sandbox
 from loopai_executor.service import ExecutionService
@@ -53,14 +56,17 @@ def build(settings: ExecutorSettings, worker: Worker | None = None) -> Starlette
     pool = Pool(limits, counts)
     ExecutorMetrics(counts, pool, registry)
     catalogue = Catalogue(NatsProgramSource(RpcClient(bus)), counts, max_code_bytes=settings.max_code_cache_bytes)
+    records = JetStreamRecords(bus)
+    recorder = Recorder(records, counts, max_per_second=settings.max_sampled_per_second)
     service = ExecutionService(
-        catalogue, pool, NatsPartPublisher(bus), counts, default_timeout_ms=settings.default_timeout_ms
+        catalogue, pool, NatsPartPublisher(bus), recorder, counts, default_timeout_ms=settings.default_timeout_ms
     )
+    commands = CommandService(service, pool, records, max_queued_items=settings.max_queued_items)
     readiness = _readiness(bus, pool, settings)
     group_limits = GroupLimits(
         settings.sandbox_memory_bytes, processes=2 * (settings.max_programs + settings.spare_workers) + _PROCESSES
     )
-    handlers.register(bus, service)
+    handlers.register(bus, service, commands)
     bus.answer_ping(readiness)
 
     @asynccontextmanager
@@ -71,6 +77,7 @@ def build(settings: ExecutorSettings, worker: Worker | None = None) -> Starlette
             await pool.start(await stack.enter_async_context(sandbox_group(group_limits)))
             stack.push_async_callback(pool.stop)
             stack.push_async_callback(service.close)
+            stack.push_async_callback(recorder.close)
             await bus.start()
             stack.push_async_callback(bus.drain)
             yield

@@ -22,11 +22,15 @@ PROGRAMS_CHECK: Final = "loopai.rpc.v1.programs.check"
 EXECUTE: Final = "loopai.rpc.v1.execute"
 EXECUTE_ALL: Final = "loopai.rpc.v1.execute.*.*"
 FRAMES: Final = "loopai.rpc.v1.frames"
+EXECUTIONS_ACCEPT: Final = "loopai.rpc.v1.executions.accept"
+EXECUTIONS_GET: Final = "loopai.rpc.v1.executions.get"
+EXECUTIONS_LIST: Final = "loopai.rpc.v1.executions.list"
 PING: Final = "loopai.rpc.v1.ping"
 
 # Commands: must not be lost.
 TASK_CREATE_COMMAND: Final = "loopai.cmd.v1.task.create"
 TASK_GENERATE_COMMAND: Final = "loopai.cmd.v1.task.generate"
+EXECUTE_COMMAND: Final = "loopai.cmd.v1.execute"
 
 # Events: facts.
 TASK_CREATED: Final = "loopai.evt.v1.task.created"
@@ -34,11 +38,14 @@ TASK_FAILED: Final = "loopai.evt.v1.task.failed"
 ARTIFACT_PUBLISHED: Final = "loopai.evt.v1.artifact.published"
 ARTIFACT_ACTIVATED: Final = "loopai.evt.v1.artifact.activated"
 ARTIFACT_ROLLED_BACK: Final = "loopai.evt.v1.artifact.rolled_back"
+EXECUTION_COMPLETED: Final = "loopai.evt.v1.execution.completed"
 
 COMMANDS_STREAM: Final = "LOOPAI_COMMANDS"
 COMMANDS_ALL: Final = "loopai.cmd.v1.>"
 EVENTS_STREAM: Final = "LOOPAI_EVENTS"
-EVENTS_ALL: Final = "loopai.evt.v1.>"
+EVENTS_ALL: Final = ("loopai.evt.v1.task.>", "loopai.evt.v1.artifact.>")
+EXECUTIONS_STREAM: Final = "LOOPAI_EXECUTIONS"
+EXECUTIONS_ALL: Final = "loopai.evt.v1.execution.>"
 DEAD_LETTERS_STREAM: Final = "LOOPAI_DEAD_LETTERS"
 DEAD_LETTERS_ALL: Final = "loopai.dlq.v1.>"
 MAX_DELIVERIES_ADVISORY: Final = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>"

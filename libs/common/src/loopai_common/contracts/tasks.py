@@ -11,6 +11,8 @@ from loopai_common.contracts.base import Contract, GenerationId, TaskId, Timesta
 
 MAX_EXAMPLES = 10_000
 NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
+UUID_PATTERN = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
+"""The one form in which ids are written."""
 
 
 class TaskStatus(StrEnum):
@@ -72,7 +74,7 @@ JsonSchema = Annotated[dict[str, JsonValue] | bool, BeforeValidator(_schema_shap
 Share = Annotated[float, Strict(), Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 """A number from 0 to 1; neither ``"0.5"`` nor ``true`` is one."""
 
-_UUID_TEXT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID_TEXT = re.compile(UUID_PATTERN)
 
 
 def task_id_or_none(reference: str) -> TaskId | None:

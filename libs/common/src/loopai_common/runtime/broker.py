@@ -47,6 +47,9 @@ _MAX_RAW_PENDING_BYTES = 256 * 1024 * 1024
 Subscriber = Callable[[Callable[..., Awaitable[Any]]], Any]
 """Registers a handler; its one parameter is the contract that the message holds."""
 
+Decoder = Callable[[StreamMessage[Any]], Awaitable[Any]]
+"""Makes a handler's argument of a message."""
+
 RawHandler = Callable[[Msg], None]
 """Takes a message as it came; must not block."""
 
@@ -66,6 +69,7 @@ class Bus:
         self._grace_seconds = settings.shutdown_grace_seconds
         self._client: Client | None = None
         self._raw: dict[str, RawHandler] = {}
+        self._deliveries: dict[str, int] = {}
         self._raw_subscriptions: list[Any] = []  # nats.py leaves their drain() untyped
         self.broker = NatsBroker(
             [url.strip() for url in settings.nats_url.split(",")],
@@ -155,12 +159,25 @@ class Bus:
         """Decorator: the handler hears each message on ``subject`` in every instance, as long as it is connected."""
         return _checked(self.broker.subscriber(subject, no_reply=True))
 
-    def on_durable(self, subject: str, *, stream: str, name: str, concurrency: int) -> Subscriber:
+    def on_durable(
+        self,
+        subject: str,
+        *,
+        stream: str,
+        name: str,
+        concurrency: int,
+        in_flight: int | None = None,
+        deliveries: int = MAX_DELIVERIES,
+        decoder: Decoder | None = None,
+    ) -> Subscriber:
         """Decorator: the handler is given each message of ``subject`` in ``stream`` at least once.
 
         A message is acknowledged when the handler returns, comes again after a growing delay when it raised, and is
-        kept as a dead letter after ``MAX_DELIVERIES`` or at once when trying again cannot help.
+        kept as a dead letter after ``deliveries`` (``MAX_DELIVERIES`` for what is unforeseen), or at once when trying
+        again cannot help. One instance handles ``concurrency`` at a time, all together ``in_flight`` (left out: as
+        many). ``decoder`` makes the handler's argument of a message; left out, it is the message's JSON.
         """
+        self._deliveries[name] = deliveries
         subscriber = self.broker.subscriber(
             subject,
             stream=JStream(stream, declare=False),
@@ -168,13 +185,20 @@ class Bus:
             pull_sub=PullSub(batch_size=1, timeout=5.0),  # batch_size=1: faststream#2563
             config=ConsumerConfig(
                 ack_wait=ACK_WAIT_SECONDS,
-                max_deliver=MAX_DELIVERIES,
-                max_ack_pending=concurrency,
+                max_deliver=deliveries,
+                max_ack_pending=in_flight or concurrency,
                 filter_subject=subject,
             ),
+            decoder=decoder,
             max_workers=concurrency,
         )
         return _checked(subscriber)
+
+    def gives_up_on(self, message: Msg, error: LoopaiError) -> bool:
+        """Whether a durable message that failed with ``error`` becomes a dead letter instead of coming again."""
+        internal = isinstance(error, Internal)
+        most = MAX_DELIVERIES if internal else self._deliveries.get(message.metadata.consumer, MAX_DELIVERIES)
+        return not (error.retryable or internal) or (message.metadata.num_delivered or 1) >= most
 
     def on_raw(self, subject: str, handler: RawHandler) -> None:
         """The handler takes undecoded messages on ``subject``, one at a time, and answers them itself, now or later.
@@ -344,7 +368,7 @@ class Boundary(BaseMiddleware[Any, Any]):
 
     async def _settle_failed(self, raw: Msg, subject: str, error: LoopaiError) -> None:
         deliveries = raw.metadata.num_delivered or 1
-        if deliveries < MAX_DELIVERIES and (error.retryable or isinstance(error, Internal)):
+        if not self._bus.gives_up_on(raw, error):
             delay = _RETRY_DELAYS_SECONDS[min(deliveries, len(_RETRY_DELAYS_SECONDS)) - 1]
             log.warning("message_delayed", subject=raw.subject, code=error.code, deliveries=deliveries, delay=delay)
             await raw.nak(delay=delay)
@@ -360,6 +384,14 @@ class Boundary(BaseMiddleware[Any, Any]):
         await self._bus.jetstream.publish(subjects.dead_letter(raw.subject), raw.data, headers=headers, timeout=5.0)
         self._bus.metrics.dead_letters.labels(subject).inc()
         await raw.term()
+
+
+def message_id(message: Msg) -> str:
+    """The same for every delivery of a durable message: the sender's id for it, else its place in the stream."""
+    sent = (message.headers or {}).get(subjects.MESSAGE_ID_HEADER)
+    metadata = message.metadata
+    # A stream that was made anew counts from 1 again; the time keeps its messages apart from the old ones.
+    return sent or f"{metadata.sequence.stream}@{metadata.timestamp.isoformat()}"
 
 
 async def _stay_in_progress(raw: Msg) -> None:

@@ -22,14 +22,27 @@ STREAMS: tuple[StreamConfig, ...] = (
     ),
     StreamConfig(
         name=subjects.EVENTS_STREAM,
-        subjects=[subjects.EVENTS_ALL],
+        subjects=list(subjects.EVENTS_ALL),
         retention=RetentionPolicy.LIMITS,
         storage=StorageType.FILE,
         discard=DiscardPolicy.OLD,
         max_bytes=1 << 30,
         max_age=30 * _DAY,
         duplicate_window=3600,
-        description="What happened.",
+        description="What happened to tasks and artifacts.",
+    ),
+    # Apart from the other events: records of executions come by the thousand, and what makes room for new ones by
+    # dropping old ones must not drop the event that a task was created.
+    StreamConfig(
+        name=subjects.EXECUTIONS_STREAM,
+        subjects=[subjects.EXECUTIONS_ALL],
+        retention=RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        discard=DiscardPolicy.OLD,
+        max_bytes=1 << 30,
+        max_age=7 * _DAY,
+        duplicate_window=3600,
+        description="Executions that were asynchronous or sampled.",
     ),
     StreamConfig(
         name=subjects.DEAD_LETTERS_STREAM,

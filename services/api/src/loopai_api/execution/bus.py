@@ -1,14 +1,25 @@
-"""Carries frames over NATS: one reply inbox for all of them instead of a future, a task and a timer for each."""
+"""Carries executions over NATS: frames with one reply inbox for all of them, instead of a future, a task and a timer
+for each; and commands, which the work queue keeps.
+"""
 
 import asyncio
 
+import msgspec
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js.errors import APIError
 
 from loopai_api.execution.engine import ExecutionEngine
 from loopai_common.contracts import subjects
+from loopai_common.contracts.execution import ExecuteCommand
+from loopai_common.errors import BusUnavailable, Overloaded
+from loopai_common.runtime import context
 from loopai_common.runtime.broker import Bus
 
 _NO_RESPONDERS = "503"
+_STREAM_FULL = 10077
+_ACKNOWLEDGED_WITHIN_SECONDS = 5.0
+_encode = msgspec.json.Encoder().encode
 
 
 class BusFrameSender:
@@ -54,3 +65,23 @@ class BusFrameSender:
             self._engine.on_no_responders(frame_id)
         else:
             self._engine.on_part(frame_id, message.data)
+
+
+class BusCommandQueue:
+    """The :class:`~loopai_api.execution.asynchronous.CommandQueue` of a running service."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def send(self, command: ExecuteCommand) -> None:
+        headers = context.to_headers(context.current())
+        if command.execution_id is not None:
+            headers[subjects.MESSAGE_ID_HEADER] = command.execution_id
+        try:
+            await self._bus.jetstream.publish(
+                subjects.EXECUTE_COMMAND, _encode(command), timeout=_ACKNOWLEDGED_WITHIN_SECONDS, headers=headers
+            )
+        except NatsError as error:
+            if isinstance(error, APIError) and error.err_code == _STREAM_FULL:
+                raise Overloaded("too many asynchronous executions are waiting; try again later") from error
+            raise BusUnavailable(f"the execution was not queued ({type(error).__name__}); try again") from error

@@ -1,14 +1,12 @@
-"""Events on JetStream as CloudEvents 1.0 in binary mode: attributes in headers, the data as the body."""
+"""Events of the outbox on JetStream."""
 
 from nats.errors import Error as NatsError
 
 from loopai_artifact_store.domain import Event
-from loopai_common.contracts import subjects
-from loopai_common.contracts.base import format_timestamp
 from loopai_common.errors import BusUnavailable
 from loopai_common.runtime.broker import Bus
+from loopai_common.runtime.events import event_headers
 
-_SOURCE = "/loopai/artifact-store"
 _ACKNOWLEDGED_WITHIN_SECONDS = 5.0
 
 
@@ -33,16 +31,13 @@ class JetStreamEvents:
 
 
 def headers_of(event: Event) -> dict[str, str]:
-    """The CloudEvents attributes, and what ties the event to the request that caused it."""
-    return {
-        "ce-specversion": "1.0",
-        "ce-id": event.id,
-        "ce-type": event.subject.replace("loopai.evt.v1.", "loopai.", 1) + ".v1",
-        "ce-source": _SOURCE,
-        "ce-time": format_timestamp(event.origin.at),
-        "ce-subject": str(event.task_id),
-        "content-type": "application/json",
-        subjects.MESSAGE_ID_HEADER: event.id,
-        subjects.CORRELATION_HEADER: event.origin.correlation_id,
-        subjects.TRACEPARENT_HEADER: event.origin.traceparent,
-    }
+    """The CloudEvents attributes of the event."""
+    return event_headers(
+        event_id=event.id,
+        subject=event.subject,
+        service="artifact-store",
+        about=str(event.task_id),
+        at=event.origin.at,
+        correlation_id=event.origin.correlation_id,
+        traceparent=event.origin.traceparent,
+    )

@@ -1,21 +1,14 @@
-"""The catalog in one SQLite file. Any number of processes may share the file; their writers take turns.
+"""The catalog in one SQLite file. Any number of processes may share the file; their writers take turns."""
 
-Write-ahead log with ``synchronous=FULL``: a commit that returned survives a power cut. Writers begin ``IMMEDIATE``, so
-that what a decision is made on cannot change before its outcome is stored.
-"""
-
-import asyncio
 import sqlite3
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
+from loopai_artifact_store.adapters.sqlite import SqliteFile, moment, prepare
 from loopai_artifact_store.domain import (
     Activation,
     Artifact,
@@ -36,16 +29,12 @@ from loopai_artifact_store.domain import (
     take_page,
     task_not_found,
 )
-from loopai_artifact_store.ports import Timer
 from loopai_common.contracts.artifacts import ArtifactStatus, ProgramArtifact
 from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version, format_timestamp
 from loopai_common.contracts.tasks import TaskStatus
-from loopai_common.errors import IdempotencyKeyReused, StoreUnavailable, TaskAlreadyExists
+from loopai_common.errors import IdempotencyKeyReused, TaskAlreadyExists
 
 T = TypeVar("T")
-
-_BUSY_SECONDS = 5.0
-_BUSY_POLL_SECONDS = 0.02
 
 # One entry a schema version, only ever appended to.
 _MIGRATIONS: tuple[str, ...] = (
@@ -128,30 +117,11 @@ def prepare_catalog(path: Path) -> None:
 
     Raises :class:`StoreUnavailable` when the file cannot be written or is newer than this program.
     """
-    with _translated(), closing(_connect(path)) as connection:
-        _enter_wal_mode(connection)
-        with _transaction(connection):
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > len(_MIGRATIONS):
-                raise StoreUnavailable("the catalog was written by a newer release; start that release")
-            for number, script in enumerate(_MIGRATIONS[version:], start=version + 1):
-                for statement in script.split(";"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {number}")
+    prepare(path, _MIGRATIONS)
 
 
-class SqliteCatalog:
-    """A catalog in the file that :func:`prepare_catalog` made. Reads run beside writes, each in a thread of its own."""
-
-    def __init__(self, path: Path, timer: Timer) -> None:
-        self._timer = timer
-        self._writer = _Lane(path, "catalog-writer")
-        self._reader = _Lane(path, "catalog-reader")
-
-    async def close(self) -> None:
-        """Finishes what is running and closes the file."""
-        await self._reader.close()
-        await self._writer.close()
+class SqliteCatalog(SqliteFile):
+    """A catalog in the file that :func:`prepare_catalog` made."""
 
     async def create_task(self, creation: TaskCreation) -> TaskId:
         def work(connection: sqlite3.Connection) -> TaskId:
@@ -280,7 +250,7 @@ class SqliteCatalog:
         def work(connection: sqlite3.Connection) -> Backlog:
             (events,) = connection.execute("SELECT count(*) FROM outbox").fetchone()
             first = connection.execute("SELECT at FROM outbox ORDER BY sequence LIMIT 1").fetchone()
-            return Backlog(events, None if first is None else _moment(first["at"]))
+            return Backlog(events, None if first is None else moment(first["at"]))
 
         return await self._read("backlog", work)
 
@@ -300,100 +270,6 @@ class SqliteCatalog:
             return Census({status: known.get(status, 0) for status in TaskStatus}, counts)
 
         return await self._read("census", work)
-
-    async def check(self) -> None:
-        # Taking the write lock and giving it back finds a file that is read-only, locked up, or gone.
-        await self._write("check", lambda connection: None)
-
-    async def _write(self, operation: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        def transaction(connection: sqlite3.Connection) -> T:
-            with _transaction(connection):
-                return work(connection)
-
-        with self._timer(operation):
-            return await self._writer.run(transaction)
-
-    async def _read(self, operation: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        with self._timer(operation):
-            return await self._reader.run(work)
-
-
-class _Lane:
-    """One thread with a connection of its own; a connection that failed is replaced at the next use."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self._path = path
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._connection: sqlite3.Connection | None = None
-
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, work)
-
-    async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._disconnect)
-        self._executor.shutdown()
-
-    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            with _translated():
-                if self._connection is None:
-                    self._connection = _connect(self._path)
-                return work(self._connection)
-        except StoreUnavailable:
-            self._disconnect()
-            raise
-
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            with suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = None
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    return connection
-
-
-def _enter_wal_mode(connection: sqlite3.Connection) -> None:
-    # Changing the mode does not wait for other processes that do the same: the busy time-out does not apply to it.
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(_BUSY_POLL_SECONDS)
-        else:
-            return
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        # Only these two say something about the file; the others (a broken constraint, a misuse) are bugs of ours.
-        if type(error) not in (sqlite3.OperationalError, sqlite3.DatabaseError):
-            raise
-        # SQLite's own sentence is for the log (it is the cause); callers are told its name for what happened.
-        name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")
-        raise StoreUnavailable(f"the catalog cannot be used ({name}); try again") from error
 
 
 def _insert(connection: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
@@ -478,8 +354,8 @@ def _task(row: sqlite3.Row) -> Task:
     values |= {
         "id": TaskId(UUID(row["id"])),
         "status": TaskStatus(row["status"]),
-        "created_at": _moment(row["created_at"]),
-        "updated_at": _moment(row["updated_at"]),
+        "created_at": moment(row["created_at"]),
+        "updated_at": moment(row["updated_at"]),
     }
     return Task(**values)
 
@@ -501,7 +377,7 @@ def _artifact(row: sqlite3.Row) -> Artifact:
     return Artifact(
         ProgramArtifact.model_validate_json(row["document"]),
         GenerationId(UUID(row["generation_id"])),
-        None if row["deployed_at"] is None else _moment(row["deployed_at"]),
+        None if row["deployed_at"] is None else moment(row["deployed_at"]),
         bool(row["active"]),
     )
 
@@ -513,7 +389,7 @@ def _activation_row(task_id: str, activation: Activation) -> dict[str, Any]:
 
 def _activation(row: sqlite3.Row) -> Activation:
     values = {column.name: row[column.name] for column in fields(Activation)}
-    return Activation(**values | {"at": _moment(row["at"])})
+    return Activation(**values | {"at": moment(row["at"])})
 
 
 def _event_row(event: Event) -> dict[str, Any]:
@@ -529,9 +405,5 @@ def _event_row(event: Event) -> dict[str, Any]:
 
 
 def _event(row: sqlite3.Row) -> Event:
-    origin = Origin(_moment(row["at"]), row["correlation_id"], row["traceparent"])
+    origin = Origin(moment(row["at"]), row["correlation_id"], row["traceparent"])
     return Event(row["id"], row["subject"], TaskId(UUID(row["task_id"])), row["body"], origin)
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)

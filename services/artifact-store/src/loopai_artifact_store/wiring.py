@@ -114,8 +114,8 @@ async def _count(catalog: Catalog, metrics: StoreMetrics) -> None:
 async def _sweep(store: ArtifactStore) -> None:
     while True:
         try:
-            deleted = await store.sweep_orphans(datetime.now(UTC))
-            log.info("orphans_swept", programs=deleted)
+            now = datetime.now(UTC)
+            log.info("swept", programs=await store.sweep_orphans(now), claims=await store.purge_claims(now))
         except StoreUnavailable as error:
             log.warning("sweep_failed", reason=error.message)
         await asyncio.sleep(_SWEEP_SECONDS)

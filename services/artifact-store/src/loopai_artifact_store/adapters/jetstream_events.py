@@ -37,7 +37,7 @@ def headers_of(event: Event) -> dict[str, str]:
     return {
         "ce-specversion": "1.0",
         "ce-id": event.id,
-        "ce-type": event.subject.replace("loopai.evt.v1.", "loopai.", 1) + ".v1",
+        "ce-type": f"loopai.{'.'.join(event.subject.split('.')[3:])}.v1",
         "ce-source": _SOURCE,
         "ce-time": format_timestamp(event.origin.at),
         "ce-subject": str(event.task_id),

@@ -32,7 +32,10 @@ _PASSING = (StoreUnavailable, BusUnavailable, DeadlineExceeded, Overloaded)
 
 @dataclass(frozen=True, slots=True)
 class _Pointer:
-    """What a reference stands for. Times are on the catalogue's clock; a fixed version is fresh for ever."""
+    """What a reference stands for. Times are on the catalogue's clock.
+
+    A fixed version is fresh for ever, whether the store answers or not; it is asked for again all the same.
+    """
 
     key: tuple[str, int]
     task_name: str
@@ -94,6 +97,12 @@ class Catalogue:
             self._pointers.pop((task, None), None)
             self._refusals.pop((task, None), None)
             self._asking.pop((task, None), None)
+
+    def forget_task(self, task_id: str, task_name: str) -> None:
+        """The task ended: whatever version is asked for next, the store is asked first."""
+        for known in (self._pointers, self._refusals, self._asking):
+            for reference in [reference for reference in known if reference[0] in (task_id, task_name)]:
+                known.pop(reference)
 
     async def close(self) -> None:
         """Ends the questions that are open."""
@@ -160,13 +169,15 @@ class Catalogue:
                 sampling_rate=resolved.sampling_rate,
             )
             self._keep(program)
+        elif program.sampling_rate != resolved.sampling_rate:
+            program = self._programs[key] = replace(program, sampling_rate=resolved.sampling_rate)
         if self._asking.get(reference) is asyncio.current_task():
             now = self._clock()
             fixed = version is not None
             self._pointers[reference] = _Pointer(
                 key,
                 resolved.task_name,
-                refresh_at=float("inf") if fixed else now + REFRESH_SECONDS,
+                refresh_at=now + REFRESH_SECONDS,  # a fixed version too: its task may have been changed or archived
                 fresh_until=float("inf") if fixed else now + FRESH_SECONDS,
                 usable_until=float("inf") if fixed else now + FRESH_SECONDS + STALE_SECONDS,
             )

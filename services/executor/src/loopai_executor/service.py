@@ -38,6 +38,7 @@ from loopai_common.contracts.frames import (
     FrameGroup,
     FramePart,
 )
+from loopai_common.contracts.tasks import TaskArchived
 from loopai_common.errors import ERRORS_BY_CODE, Internal, LoopaiError, MalformedJson, ValidationFailed, Violation
 from loopai_common.identifiers import new_id
 from loopai_common.runtime.errors import failure_of
@@ -159,6 +160,10 @@ class ExecutionService:
         """The active version of a task changed: forgets the old one and loads the new one before it is asked for."""
         self._catalogue.forget_active(str(event.task_id), event.task_name)
         self._pool.warm(await self._catalogue.resolve(str(event.task_id), None))
+
+    def follow_archived(self, event: TaskArchived) -> None:
+        """A task ended: its next request asks the store, which refuses it."""
+        self._catalogue.forget_task(str(event.task_id), event.name)
 
     async def close(self) -> None:
         """Ends what is still being resolved."""

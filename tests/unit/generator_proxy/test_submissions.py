@@ -68,7 +68,7 @@ async def test_a_program_that_does_not_load_is_rejected_with_the_reason() -> Non
     bench = Bench(task(5), CheckReport(loaded=False, problem="SyntaxError: invalid syntax (line 3)"))
     with pytest.raises(ProgramRejected) as rejected:
         await bench.submissions.submit(handing_in())
-    assert rejected.value.message == "the program does not load: SyntaxError: invalid syntax (line 3)"
+    assert rejected.value.message == "the program cannot be used: SyntaxError: invalid syntax (line 3)"
     assert rejected.value.details == (Violation("code", "SyntaxError: invalid syntax (line 3)", "load_failed"),)
     assert bench.store.published == []
 

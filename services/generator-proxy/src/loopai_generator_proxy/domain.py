@@ -240,7 +240,7 @@ def rejection(task: TaskSpecification, checked: Round) -> ProgramRejected | None
     if not checked.report.loaded:
         problem = checked.report.problem or "it does not load"
         detail = Violation("code", problem, "load_failed")
-        return ProgramRejected(f"the program does not load: {problem}", details=[detail])
+        return ProgramRejected(f"the program cannot be used: {problem}", details=[detail])
     if checked.reaches(task.accuracy_target):
         return None
     positions = {_pair(example): index for index, example in reversed(list(enumerate(task.examples)))}

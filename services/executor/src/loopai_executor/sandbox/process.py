@@ -178,6 +178,12 @@ class WorkerProcess:
         if not self._exit.done():
             self._exit.set_result(report)
 
+    def finish(self) -> None:
+        """The worker is gone: takes what it said last, which may be in the pipe still, and lets go of it."""
+        while self._open and self._readable():
+            pass
+        self.kill()
+
     def resident_bytes(self) -> int:
         """Its memory right now, 0 where the kernel does not say."""
         try:
@@ -198,16 +204,21 @@ class WorkerProcess:
             with contextlib.suppress(OSError):
                 os.kill(self._pid, signal.SIGKILL)
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Takes what is in the pipe; returns whether there was something."""
         try:
             data = os.read(self._reads, _READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
-        if not data:
+        if data:
+            self._receive(data)
+        else:
             self.kill()
-            return
+        return bool(data)
+
+    def _receive(self, data: bytes) -> None:
         # The usual case: one read is one frame.
         if not self._buffer and len(data) >= LENGTH.size and len(data) == LENGTH.size + LENGTH.unpack_from(data)[0]:
             self._take(data[LENGTH.size :])
@@ -406,7 +417,7 @@ class Zygote:
         self._on_exit(WorkerUsage(told.cpu_seconds, told.peak_memory_bytes))
         if worker is not None:
             worker.exited(told)
-            worker.kill()
+            worker.finish()
 
     def _lose(self) -> None:
         """The zygote is gone, and the kernel has killed its workers."""

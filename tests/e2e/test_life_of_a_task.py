@@ -15,8 +15,8 @@ from tests.support.product import V1, Product
 
 TASK_KEYS = {
     "id", "name", "description", "input_schema", "output_schema", "examples", "total_examples", "accuracy_target",
-    "latency_target_ms", "sampling_rate", "status", "status_reason", "active_version", "total_versions",
-    "created_at", "updated_at",
+    "latency_target_ms", "sampling_rate", "isolation", "status", "status_reason", "active_version", "rollout",
+    "total_versions", "revision", "created_at", "updated_at",
 }  # fmt: skip
 EXECUTION_KEYS = {
     "execution_id", "task_id", "program_id", "version", "status", "output", "error_code", "error_message",

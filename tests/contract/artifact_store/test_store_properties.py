@@ -85,7 +85,8 @@ async def check(catalog: Catalog, script: list[Step]) -> None:
                         moves.append((pointer, version))
                     pointer = version
         await check_invariants(catalog, task_id, len(versions), pointer)
-    assert [(move.from_version, move.to_version) for move in await catalog.activations(task_id)] == moves
+    history = (await catalog.activations(task_id, before=None, limit=1000)).items
+    assert [(move.from_version, move.to_version) for move in history[::-1]] == moves
 
 
 async def check_invariants(catalog: Catalog, task_id: TaskId, versions: int, pointer: int | None) -> None:

@@ -119,14 +119,14 @@ async def check_invariants(directory: Path, task_id: TaskId) -> int:
         store = store_on(catalog, open_files(directory))
         task = await store.get_task(GetTask(task=str(task_id)))
         versions = await all_versions(store, task.name)
-        history = await catalog.activations(task_id)
+        history = (await catalog.activations(task_id, before=None, limit=100_000)).items
         events = await catalog.pending_events(10_000)
     finally:
         await catalog.close()
     assert [artifact.version for artifact in versions] == list(range(1, task.total_versions + 1))
     assert all(digest_of((artifact.code or "").encode()) == artifact.digest for artifact in versions)
     assert task.active_version == (task.total_versions or None)
-    assert [move.to_version for move in history] == list(range(1, task.total_versions + 1))
+    assert [move.to_version for move in history[::-1]] == list(range(1, task.total_versions + 1))
     assert len(events) == 1 + 2 * task.total_versions
     with closing(sqlite3.connect(directory / "catalog.sqlite3")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

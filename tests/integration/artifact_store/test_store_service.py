@@ -18,16 +18,20 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.js.api import RawStreamMsg
+from nats.js.errors import NotFoundError
 
 from loopai_client.local.nats_server import NatsServer, free_port
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
     ActivateArtifact,
+    ActivationPage,
     ArtifactActivated,
     ArtifactPage,
     ArtifactPublished,
     FetchProgram,
     GetArtifact,
+    ListActivations,
     ListArtifacts,
     ProgramArtifact,
     ProgramCode,
@@ -37,19 +41,36 @@ from loopai_common.contracts.artifacts import (
 )
 from loopai_common.contracts.base import Contract, GenerationId, TaskId, Version
 from loopai_common.contracts.failure import ERROR_CODE_HEADER
+from loopai_common.contracts.generation import (
+    GenerateProgram,
+    GenerationStarted,
+    GenerationState,
+    GetGeneration,
+    StartGeneration,
+)
 from loopai_common.contracts.tasks import (
+    ArchiveTask,
     CreateTask,
     FailTask,
     GetTask,
     ListTasks,
+    TaskArchived,
     TaskCreated,
     TaskFailed,
     TaskPage,
     TaskSpecification,
     TaskStatus,
     TaskSummary,
+    UpdateTask,
 )
-from loopai_common.errors import LoopaiError, TaskAlreadyExists, TaskNotFound, TaskNotReady, ValidationFailed
+from loopai_common.errors import (
+    LoopaiError,
+    PreconditionFailed,
+    TaskAlreadyExists,
+    TaskNotFound,
+    TaskNotReady,
+    ValidationFailed,
+)
 from loopai_common.identifiers import new_id, new_uuid
 from loopai_common.runtime.errors import raise_failure
 from tests.contract.artifact_store.builders import creating, definition, open_files, open_sqlite, publishing, store_on
@@ -139,6 +160,16 @@ class Caller:
         await subscription.unsubscribe()
         return messages
 
+    async def waiting(self, subject: str) -> RawStreamMsg:
+        """The command that waits on ``subject``, once there is one."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return await self.client.jetstream().get_last_msg(subjects.COMMANDS_STREAM, subject)
+            except NotFoundError:
+                assert time.monotonic() < deadline, f"no command arrived on {subject}"
+                await asyncio.sleep(0.02)
+
     async def events(self, count: int) -> list[Msg]:
         return await self.stream(subjects.EVENTS_STREAM, count)
 
@@ -206,6 +237,33 @@ class TestOverTheBus:
         assert got.code == "def run(input): return 1"
         page = await caller.call(subjects.TASKS_LIST, ListTasks(status=TaskStatus.READY), TaskPage)
         assert [(t.name, t.active_version, t.total_versions) for t in page.items] == [("spam-detection", 1, 2)]
+
+    async def test_a_task_is_changed_improved_and_archived(self, caller: Caller) -> None:
+        task = await caller.create()
+        change = UpdateTask.model_validate(
+            {"task": task.name, "changes": {"sampling_rate": 0.5}, "expected_revisions": [task.revision]}
+        )
+        changed = await caller.call(subjects.TASKS_UPDATE, change, TaskSpecification)
+        assert (changed.sampling_rate, changed.revision) == (0.5, task.revision + 1)
+        with pytest.raises(PreconditionFailed):
+            await caller.call(subjects.TASKS_UPDATE, change, TaskSpecification)
+        order = StartGeneration(task=task.name, constraints="be short")
+        started = await caller.call(subjects.TASKS_GENERATE, order, GenerationStarted)
+        command = await caller.waiting(subjects.TASK_GENERATE_COMMAND)
+        assert GenerateProgram.model_validate_json(command.data or b"") == GenerateProgram(
+            task_id=task.id, generation_id=started.generation_id, constraints="be short"
+        )
+        assert (command.headers or {})["ce-type"] == "loopai.task.generate.v1"
+        await caller.publish(publishing(task.id, generation_id=started.generation_id))
+        query = GetGeneration(task_id=task.id, generation_id=started.generation_id)
+        assert (await caller.call(subjects.GENERATIONS_GET, query, GenerationState)).version == 1
+        history = await caller.call(subjects.ARTIFACTS_ACTIVATIONS, ListActivations(task=task.name), ActivationPage)
+        assert [activation.to_version for activation in history.items] == [1]
+        ended = await caller.call(subjects.TASKS_ARCHIVE, ArchiveTask(task=task.name), TaskSummary)
+        assert ended.status is TaskStatus.ARCHIVED
+        archived = (await caller.events(4))[-1]
+        assert archived.subject == subjects.TASK_ARCHIVED
+        assert TaskArchived.model_validate_json(archived.data).name == task.name
 
     async def test_events_are_cloud_events_tied_to_their_request(self, caller: Caller) -> None:
         trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

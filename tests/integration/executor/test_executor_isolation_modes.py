@@ -50,6 +50,14 @@ async def test_globals_stay_under_none_and_only_there(pool: Pool, code: str) -> 
             assert _outputs(await run(pool, other, [0, 0, 0])) == [1, 1, 1]
 
 
+async def test_changed_isolation_holds_from_the_next_batch_on(pool: Pool) -> None:
+    counts = {isolation: program(COUNTS, isolation=isolation) for isolation in Isolation}
+    assert _outputs(await run(pool, counts[Isolation.NONE], [0, 0])) == [1, 2]
+    assert _outputs(await run(pool, counts[Isolation.CALL], [0, 0])) == [1, 1]
+    assert _outputs(await run(pool, counts[Isolation.PROCESS], [0, 0])) == [1, 1]
+    assert _outputs(await run(pool, counts[Isolation.NONE], [0, 0])) == [1, 2]
+
+
 @pytest.mark.parametrize("isolation", list(Isolation))
 async def test_decimal_context_is_reset_under_every_isolation(pool: Pool, isolation: Isolation) -> None:
     target = program(DECIMAL, isolation=isolation)

@@ -452,3 +452,10 @@ async def test_an_input_nested_deeply_is_not_the_programs_fault(pool: Pool, dept
     for _ in range(10):
         ((kind, payload),) = await run(pool, target, [b"[" * depth + b"]" * depth])
         assert (kind, payload) == (SUCCESS, 1) if schema is True else kind == REFUSED
+
+
+async def test_why_a_program_does_not_load_is_never_lost_to_the_end_of_its_worker() -> None:
+    async with started_pool() as pool:
+        for _ in range(100):  # it was, about one time in forty: the report of the exit can overtake the pipe
+            async with pool.trial(program("def run(:")) as trial:
+                assert await trial.load() == "SyntaxError: invalid syntax (line 1)"

@@ -7,22 +7,26 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
+import pytest
 from pydantic import JsonValue
 
 from loopai_client.local.nats_server import NatsServer, free_port
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
     ArtifactStatus,
+    GetArtifact,
     Language,
     ProgramArtifact,
     PublishArtifact,
     Score,
 )
-from loopai_common.contracts.base import ArtifactId, Digest, GenerationId, TaskId, Version
+from loopai_common.contracts.base import ArtifactId, GenerationId, TaskId, Version
 from loopai_common.contracts.execution import CheckProgram, CheckReport
-from loopai_common.contracts.generation import GenerateProgram
+from loopai_common.contracts.failure import ERROR_HEADER
+from loopai_common.contracts.generation import GenerateProgram, GenerationState, GetGeneration, SubmitProgram
 from loopai_common.contracts.tasks import (
     Example,
     FailTask,
@@ -32,9 +36,11 @@ from loopai_common.contracts.tasks import (
     TaskStatus,
     TaskSummary,
 )
-from loopai_common.errors import StoreUnavailable, TaskNotFound
+from loopai_common.errors import ProgramRejected, StoreUnavailable, TaskNotFound
 from loopai_common.identifiers import new_uuid
 from loopai_common.runtime.broker import Bus
+from loopai_common.runtime.rpc import RpcClient
+from loopai_generator_proxy.domain import digest_of
 from tests.integration.generator_proxy.bad_generator import PROGRAM, listening, program, response, text
 from tests.support.builders import LABEL_SCHEMA, TEXT_SCHEMA
 from tests.support.bus import new_bus, running
@@ -43,6 +49,7 @@ from tests.support.sms import load, messages
 
 PATIENCE = 90.0
 KEY = "key-that-must-not-be-seen"
+ACTIVE = "def run(input):\n    return 'ham'\n"
 
 
 def task(examples: tuple[Example, ...] = (), **changes: Any) -> TaskSpecification:
@@ -96,6 +103,16 @@ class World:
             except KeyError:
                 raise TaskNotFound("no such task") from None
 
+        @self.bus.on(subjects.GENERATIONS_GET)
+        async def generation(query: GetGeneration) -> GenerationState:
+            made = any(command.generation_id == query.generation_id for command in self.published)
+            return GenerationState(ended=made, version=Version(1) if made else None)
+
+        @self.bus.on(subjects.ARTIFACTS_GET)
+        async def get_artifact(query: GetArtifact) -> ProgramArtifact:
+            of = PublishArtifact(task_id=TaskId(UUID(query.task)), generation_id=GenerationId(new_uuid()), code=ACTIVE)
+            return artifact(of).model_copy(update={"code": ACTIVE})
+
         @self.bus.on(subjects.ARTIFACTS_PUBLISH)
         async def publish(command: PublishArtifact) -> ProgramArtifact:
             self.published.append(command)
@@ -145,7 +162,7 @@ def artifact(command: PublishArtifact) -> ProgramArtifact:
         version=Version(1),
         language=Language.PYTHON,
         entry_point=command.entry_point,
-        digest=Digest("sha256:" + "0" * 64),
+        digest=digest_of(command.code),
         size_bytes=len(command.code),
         synthesis_strategy=command.synthesis_strategy,
         confidence_score=command.confidence_score,
@@ -239,7 +256,58 @@ async def test_command_makes_a_new_version_of_a_ready_task(own_nats: NatsServer,
         await around.generate(made.id, constraints="be short")
         await eventually(lambda: around.published, "a version is published")
         assert around.published[0].parent_version == 2
-        assert json.loads(stub.asked[0][1])["constraints"] == "be short"
+        asked = json.loads(stub.asked[0][1])
+        assert (asked["constraints"], asked["previous"]["code"]) == ("be short", ACTIVE)
+        assert around.published[0].only_over_parent
+
+
+async def test_redelivered_command_whose_version_exists_does_nothing(own_nats: NatsServer, tmp_path: Path) -> None:
+    async with world(own_nats) as around, listening(program()) as stub, proxy(own_nats, tmp_path, stub.url) as process:
+        made = task(PRIZES)
+        event = await around.create(made)
+        await eventually(lambda: around.published, "a version is published")
+        again = GenerateProgram(task_id=made.id, generation_id=event.generation_id)
+        await around.bus.jetstream.publish(subjects.TASK_GENERATE_COMMAND, again.model_dump_json().encode())
+        await eventually(lambda: 'outcome": "skipped' in process.log, "the log says that it was skipped")
+        assert (stub.attempts, len(around.published)) == (1, 1)
+
+
+async def test_dead_letter_ends_its_generation_with_the_cause(own_nats: NatsServer, tmp_path: Path) -> None:
+    async with world(own_nats) as around, listening(program()) as stub, proxy(own_nats, tmp_path, stub.url):
+        for number, subject in enumerate((subjects.TASK_CREATED, subjects.TASK_GENERATE_COMMAND), 1):
+            made = task(PRIZES)
+            around.tasks[str(made.id)] = made
+            letter = TaskCreated(task_id=made.id, name=made.name, generation_id=GenerationId(new_uuid()))
+            await around.bus.jetstream.publish(
+                subjects.dead_letter(subject),
+                letter.model_dump_json().encode(),
+                headers={ERROR_HEADER: "something unforeseen happened; the log has the cause"},
+            )
+            await eventually(lambda number=number: len(around.failed) == number, "the task fails")  # type: ignore[misc]  # bound here
+            failure = around.failed[-1]
+            assert (failure.task_id, failure.generation_id) == (made.id, letter.generation_id)
+            assert "something unforeseen happened" in failure.reason
+        assert stub.attempts == 0
+
+
+async def test_program_that_is_handed_in_is_checked_and_published(own_nats: NatsServer, tmp_path: Path) -> None:
+    async with world(own_nats) as around, listening(program()) as stub, proxy(own_nats, tmp_path, stub.url):
+        made = task(PRIZES)
+        around.tasks[made.name] = made
+        client = RpcClient(around.bus)
+        good = SubmitProgram(task=made.name, code=PROGRAM, idempotency_key="k1")
+        first = await client.call(subjects.PROGRAMS_SUBMIT, good, ProgramArtifact, timeout=PATIENCE)
+        assert (first.task_id, first.digest) == (made.id, digest_of(PROGRAM))
+        await client.call(subjects.PROGRAMS_SUBMIT, good, ProgramArtifact, timeout=PATIENCE)
+        assert len({command.generation_id for command in around.published}) == 1
+        for code, detail in ((ACTIVE, "right on 20/30"), ("def run(:", "cannot be used: SyntaxError")):
+            bad = SubmitProgram(task=made.name, code=code)
+            with pytest.raises(ProgramRejected, match=detail):
+                await client.call(subjects.PROGRAMS_SUBMIT, bad, ProgramArtifact, timeout=PATIENCE)
+        missing = SubmitProgram(task="nobody", code=PROGRAM)
+        with pytest.raises(TaskNotFound):
+            await client.call(subjects.PROGRAMS_SUBMIT, missing, ProgramArtifact, timeout=PATIENCE)
+        assert (stub.attempts, len(around.published)) == (0, 2)
 
 
 async def test_event_of_a_finished_task_is_acknowledged_without_work(own_nats: NatsServer, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from loopai_common.contracts.artifacts import ResolvedProgram, ResolvedRollout
 from loopai_common.contracts.base import ArtifactId, Digest, TaskId, Version
-from loopai_common.errors import ArtifactNotFound, LoopaiError, StoreUnavailable, TaskNotFound
+from loopai_common.errors import ArtifactNotFound, LoopaiError, StoreUnavailable, TaskArchived, TaskNotFound
 from loopai_executor.catalogue import FRESH_SECONDS, NEGATIVE_SECONDS, REFRESH_SECONDS, STALE_SECONDS, Catalogue
 from loopai_executor.domain import Counts, Program, Split
 
@@ -25,6 +25,7 @@ class Store:
         self.rollout: ResolvedRollout | None = None
         self.missing: set[Digest] = set()
         self.silent: set[Digest] = set()
+        self.sampling_rate = 0.0
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -47,7 +48,7 @@ class Store:
             entry_point="run",
             input_schema=True,
             output_schema=True,
-            sampling_rate=0.0,
+            sampling_rate=self.sampling_rate,
             rollout=self.rollout,
         )
 
@@ -216,12 +217,52 @@ async def test_fixed_version_is_kept_for_good_and_code_is_bounded(
     catalogue: Catalogue, store: Store, clock: Clock
 ) -> None:
     await catalogue.resolve("spam", 1)
+    store.failure = StoreUnavailable("away")
     clock.now += 1e6
     assert catalogue.cached("spam", 1) is not None
-    assert store.resolved == 1
+    await _settle()
+    assert catalogue.cached("spam", 1) is not None
+    store.failure = None
     await catalogue.resolve("spam", 2)
     assert catalogue.cached("spam", 1) is None, "two programs of 1000 bytes do not fit in 1500"
     assert await version_of(catalogue, "spam", 1) == 1
+
+
+@pytest.mark.parametrize("version", [None, 1])
+async def test_archived_task_is_refused_within_the_refresh_without_an_event(
+    catalogue: Catalogue, store: Store, clock: Clock, version: int | None
+) -> None:
+    await catalogue.resolve("spam", version)
+    store.failure = TaskArchived("the task is archived")
+    clock.now += REFRESH_SECONDS
+    assert catalogue.cached("spam", version) is not None
+    await _settle()
+    with pytest.raises(TaskArchived):
+        await catalogue.resolve("spam", version)
+
+
+async def test_ended_task_is_forgotten_by_every_name_and_version(catalogue: Catalogue, store: Store) -> None:
+    for reference, version in (("spam", None), ("spam", 1), (str(TASK), None)):
+        await catalogue.resolve(reference, version)
+    catalogue.forget_task(str(TASK), "spam")
+    store.failure = TaskArchived("the task is archived")
+    for reference, version in (("spam", None), ("spam", 1), (str(TASK), None)):
+        assert catalogue.cached(reference, version) is None
+        with pytest.raises(TaskArchived):
+            await catalogue.resolve(reference, version)
+
+
+async def test_changed_sampling_rate_is_learned_without_fetching_again(
+    catalogue: Catalogue, store: Store, clock: Clock
+) -> None:
+    await catalogue.resolve("spam", None)
+    store.sampling_rate = 0.5
+    clock.now += REFRESH_SECONDS
+    catalogue.cached("spam", None)
+    await _settle()
+    program = catalogue.cached("spam", None)
+    assert isinstance(program, Program)
+    assert (program.sampling_rate, store.fetched) == (0.5, 1)
 
 
 async def test_caller_that_gives_up_does_not_take_the_answer_from_others(catalogue: Catalogue, store: Store) -> None:

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from loopai_common.contracts.artifacts import PublishArtifact
-from loopai_common.contracts.base import GenerationId, TaskId, Version
+from loopai_common.contracts.artifacts import ArtifactStatus, ProgramArtifact, PublishArtifact
+from loopai_common.contracts.base import ArtifactId, GenerationId, TaskId, Version
 from loopai_common.contracts.execution import CheckProgram, CheckReport
 from loopai_common.contracts.generation import GenerateProgram, GenerationRequest
 from loopai_common.contracts.tasks import Example, FailTask, TaskSpecification
-from loopai_common.errors import LoopaiError
+from loopai_common.errors import ArtifactCorrupt, LoopaiError
 from loopai_common.identifiers import new_uuid
-from loopai_generator_proxy.domain import Outcome, Program
+from loopai_generator_proxy.domain import Outcome, Program, digest_of
 from tests.support.builders import LABEL_SCHEMA, TEXT_SCHEMA
 
 
@@ -48,8 +48,28 @@ def command(of: TaskSpecification, **changes: Any) -> GenerateProgram:
     return GenerateProgram.model_validate({"task_id": of.id, "generation_id": new_uuid(), **changes})
 
 
+def artifact(of: PublishArtifact, version: int) -> ProgramArtifact:
+    """What the store answers to a publish."""
+    return ProgramArtifact.model_validate(
+        {
+            **of.model_dump(),
+            "id": ArtifactId(new_uuid()),
+            "version": version,
+            "digest": digest_of(of.code),
+            "size_bytes": len(of.code.encode()),
+            "status": ArtifactStatus.ACTIVE if of.activate else ArtifactStatus.DRAFT,
+            "deployment_percentage": 100.0 if of.activate else 0.0,
+            "created_at": datetime.now(UTC),
+            "deployed_at": None,
+        }
+    )
+
+
 class MemoryStore:
-    """Holds one task, and what was published or failed. ``failures`` are raised first, one a call."""
+    """Holds one task, and what was published or failed. ``failures`` are raised first, one a call.
+
+    ``active`` is the code of the active version; without any it is corrupt.
+    """
 
     def __init__(self, held: TaskSpecification | None, failures: list[LoopaiError] | None = None) -> None:
         self._held = held
@@ -57,18 +77,34 @@ class MemoryStore:
         self.published: list[PublishArtifact] = []
         self.failed: list[FailTask] = []
         self.missing: LoopaiError | None = None
+        self.active: str | None = None
 
-    async def task(self, task_id: TaskId) -> TaskSpecification:
+    async def artifact(self, task_id: TaskId, version: Version) -> ProgramArtifact:
+        if self.active is None:
+            raise ArtifactCorrupt("the bytes do not match")
+        stored = PublishArtifact(task_id=task_id, generation_id=GenerationId(new_uuid()), code=self.active)
+        return artifact(stored, version)
+
+    async def version_made(self, command: GenerateProgram) -> Version | None:
+        made = [
+            number for number, known in enumerate(self.published, 1) if known.generation_id == command.generation_id
+        ]
+        return Version(made[0]) if made else None
+
+    async def task(self, task: str) -> TaskSpecification:
         self._raise_next()
         if self._held is None:
             assert self.missing is not None
             raise self.missing
         return self._held
 
-    async def publish(self, command: PublishArtifact) -> Version:
+    async def publish(self, command: PublishArtifact) -> ProgramArtifact:
         self._raise_next()
+        for number, known in enumerate(self.published, 1):
+            if known.generation_id == command.generation_id:
+                return artifact(known, number)
         self.published.append(command)
-        return Version(len(self.published))
+        return artifact(command, len(self.published))
 
     async def fail(self, command: FailTask) -> None:
         self._raise_next()

@@ -174,6 +174,7 @@ async def test_event_of_a_task_past_its_first_generation_does_nothing(status: st
 async def test_command_for_a_ready_task_makes_a_new_version() -> None:
     given = task(0, status="ready", active_version=1, total_versions=1)
     bench = Bench(given, GOOD)
+    bench.store.active = POOR.code
     await bench.generations.make(command(given))
     assert bench.store.published[0].parent_version == 1
 
@@ -185,3 +186,71 @@ async def test_task_that_is_gone_is_left_alone(missing: LoopaiError) -> None:
     await bench.generations.make(command(task(0)))
     assert bench.store.failed == []
     assert bench.observer.outcomes == [Outcome.SKIPPED]
+
+
+READY = {"status": "ready", "active_version": 1, "total_versions": 1}
+
+
+async def test_an_improvement_is_asked_for_with_the_active_program_and_what_it_got_wrong() -> None:
+    given = task(50, **READY)
+    bench = Bench(given, GOOD)
+    bench.store.active = "poor"
+    await bench.generations.make(command(given))
+    (published,) = bench.store.published
+    assert [request.previous.code if request.previous else None for request in bench.generator.asked] == ["poor"]
+    assert [check.code for check in bench.checker.asked] == ["poor", "good"]
+    assert (published.activate, published.parent_version, published.only_over_parent) == (True, 1, True)
+
+
+@pytest.mark.parametrize(("active", "activated"), [("worse", True), ("poor", True), ("good", False)])
+async def test_an_improvement_is_activated_unless_it_is_worse_on_the_same_examples(
+    active: str, activated: bool
+) -> None:
+    given = task(50, accuracy_target=0.2, **READY)
+    bench = Bench(
+        given, Program("poor again"), judge=right_on({"poor again": 0.5, "good": 1.0, "poor": 0.5, "worse": 0.2})
+    )
+    bench.store.active = active
+    await bench.generations.make(command(given))
+    (published,) = bench.store.published
+    assert published.activate is activated
+    if not activated:
+        assert published.failure_reason is not None
+        assert "25/50 (50.0%)" in published.failure_reason
+        assert "active version 1 on 50/50 (100.0%)" in published.failure_reason
+
+
+async def test_a_generator_that_writes_the_active_program_again_makes_no_version() -> None:
+    given = task(50, **READY)
+    bench = Bench(given, POOR)
+    bench.store.active = POOR.code
+    await bench.generations.make(command(given))
+    assert bench.store.published == []
+    assert bench.store.failed[0].reason.startswith("the generator wrote the active version 1 again")
+
+
+async def test_an_active_version_that_cannot_be_read_is_replaced() -> None:
+    given = task(50, **READY)
+    bench = Bench(given, GOOD)
+    await bench.generations.make(command(given))
+    assert bench.generator.asked[0].previous is None
+    assert bench.store.published[0].activate
+
+
+async def test_a_redelivered_command_whose_version_exists_does_nothing() -> None:
+    given = task(5)
+    bench = Bench(given, GOOD)
+    order = command(given)
+    await bench.generations.make(order)
+    await bench.generations.make(order)
+    assert (len(bench.generator.asked), len(bench.store.published)) == (1, 1)
+    assert bench.observer.outcomes == [Outcome.ACTIVATED, Outcome.SKIPPED]
+
+
+async def test_a_generation_that_cannot_be_carried_out_is_ended_with_the_cause() -> None:
+    given = task(5)
+    bench = Bench(given, GOOD)
+    await bench.generations.abandon(command(given), "the log has the cause")
+    assert bench.store.failed[0].reason == (
+        "the generation could not be carried out: the log has the cause; ask for a new version of the task"
+    )

@@ -1,6 +1,8 @@
 """The rules of a task's definition that pydantic cannot state: good schemas, and examples that satisfy them."""
 
-from loopai_common.contracts.tasks import TaskDefinition
+from collections.abc import Iterable
+
+from loopai_common.contracts.tasks import Example, JsonSchema, TaskDefinition
 from loopai_common.errors import Violation
 from loopai_common.schemas import compile_schema, instance_violations, schema_violations
 
@@ -13,11 +15,16 @@ def definition_violations(definition: TaskDefinition) -> list[Violation]:
     found += schema_violations(definition.output_schema, "output_schema")
     if found or not definition.examples:
         return found[:_MAX_VIOLATIONS]
-    validators = (
-        ("input", compile_schema(definition.input_schema)),
-        ("output", compile_schema(definition.output_schema)),
-    )
-    for index, example in enumerate(definition.examples):
+    return example_violations(definition.examples, definition.input_schema, definition.output_schema)
+
+
+def example_violations(
+    examples: Iterable[Example], input_schema: JsonSchema, output_schema: JsonSchema
+) -> list[Violation]:
+    """Where examples break the schemas, which are good ones; at most 100 places."""
+    found: list[Violation] = []
+    validators = (("input", compile_schema(input_schema)), ("output", compile_schema(output_schema)))
+    for index, example in enumerate(examples):
         for part, validator in validators:
             value = getattr(example, part)
             if not validator.is_valid(value):

@@ -103,6 +103,18 @@ class VersionConflict(LoopaiError):
     retryable = True
 
 
+class ActivationRefused(LoopaiError):
+    """The version cannot be given this share of the executions, whoever asks and however often."""
+
+    code = "activation_refused"
+
+
+class PreconditionFailed(LoopaiError):
+    """The task is not what the caller believes it to be; read it again and decide again."""
+
+    code = "precondition_failed"
+
+
 class IdempotencyKeyReused(LoopaiError):
     """The idempotency key was used before with another body."""
 

@@ -18,12 +18,16 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from loopai_api.models import (
+    ActivateRequest,
     BatchItemRequest,
     BatchLineResponse,
     CreateTaskRequest,
     ErrorResponse,
     ExecuteBatchRequest,
     ExecuteRequest,
+    GenerateRequest,
+    UpdateTaskRequest,
+    UploadProgramRequest,
 )
 from loopai_api.problems import MethodNotAllowed, NotFound, UnsupportedApiVersion, broken_rules, error_response
 from loopai_common import __version__
@@ -87,6 +91,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 (ExecuteBatchRequest, "validation"),
                 (BatchItemRequest, "validation"),
                 (BatchLineResponse, "serialization"),
+                (UpdateTaskRequest, "validation"),
+                (ActivateRequest, "validation"),
+                (UploadProgramRequest, "validation"),
+                (GenerateRequest, "validation"),
             ],
             ref_template="#/components/schemas/{model}",
         )
@@ -177,9 +185,11 @@ _MEANING = {
     408: "The request was sent too slowly.",
     409: "It cannot be done in the present state; `code` says which.",
     410: "The task is archived.",
+    412: "The task was changed since: its `ETag` is another one.",
     413: "The body is too large.",
-    415: "The body is not `application/json`.",
+    415: "The body is of another type than this operation takes.",
     422: "The idempotency key was used with another body.",
+    502: "What the answer depends on is not there, or failed.",
     503: "Something needed is away for the moment; `Retry-After` says when to try again.",
     504: "No answer in time.",
 }

@@ -1,16 +1,21 @@
 """Reading request bodies: the right type, within the limit, and strict JSON."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar
 
+import pydantic
 from starlette.requests import ClientDisconnect, Request
 
-from loopai_api.problems import UnsupportedMediaType
+from loopai_api.problems import UnsupportedMediaType, broken_rules
 from loopai_common import json_text
 from loopai_common.errors import MalformedJson, PayloadTooLarge
+from loopai_common.runtime.errors import violations_of
+
+M = TypeVar("M", bound=pydantic.BaseModel)
 
 MAX_EXECUTE_BYTES = 1024 * 1024
 MAX_TASK_BYTES = 8 * 1024 * 1024
+MAX_SMALL_BYTES = 64 * 1024
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 NDJSON = "application/x-ndjson"
 
@@ -27,6 +32,11 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     """
     if media_type(request) != "application/json":
         raise UnsupportedMediaType("send the body as JSON, with the header 'Content-Type: application/json'")
+    return await read_bytes(request, limit_bytes)
+
+
+async def read_bytes(request: Request, limit_bytes: int) -> bytes:
+    """As :func:`read_body`, for a body of any type."""
     _refuse_compressed(request)
     declared = request.headers.get("content-length")
     if declared is not None and declared.isdigit() and int(declared) > limit_bytes:
@@ -76,6 +86,13 @@ async def read_json_object(request: Request, limit_bytes: int) -> dict[str, Any]
     return json_object(await read_body(request, limit_bytes))
 
 
+async def read_optional_json_object(request: Request, limit_bytes: int) -> dict[str, Any]:
+    """As :func:`read_json_object`; a request without a body stands for an empty object."""
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return {}
+    return await read_json_object(request, limit_bytes)
+
+
 def json_object(body: bytes) -> dict[str, Any]:
     """Decodes strict JSON that must be an object."""
     if not body:
@@ -84,6 +101,20 @@ def json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MalformedJson("the body must be a JSON object")
     return value
+
+
+def parsed(model: type[M], value: dict[str, Any]) -> M:
+    """``value`` as the body that ``model`` describes; raises :class:`ValidationFailed` with every violation."""
+    try:
+        return model.model_validate(value)
+    except pydantic.ValidationError as error:
+        raise broken_rules(violations_of(error)) from None
+
+
+def body_of(model: str, *, required: bool, more: dict[str, Any] | None = None) -> dict[str, Any]:
+    """How the OpenAPI document describes a JSON body of this model, and ``more`` bodies by their media types."""
+    schema = {"schema": {"$ref": f"#/components/schemas/{model}"}}
+    return {"required": required, "content": {"application/json": schema, **(more or {})}}
 
 
 def _refuse_compressed(request: Request) -> None:

@@ -5,9 +5,12 @@ from collections import defaultdict
 
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
+    ActivateArtifact,
+    ActivationPage,
     ArtifactActivated,
     ArtifactPage,
     GetArtifact,
+    ListActivations,
     ListArtifacts,
     ProgramArtifact,
 )
@@ -19,8 +22,10 @@ from loopai_common.contracts.execution import (
     GetExecution,
     ListExecutions,
 )
+from loopai_common.contracts.generation import GenerationStarted, StartGeneration, SubmitProgram
 from loopai_common.contracts.health import HealthStatus, Ping, Pong
 from loopai_common.contracts.tasks import (
+    ArchiveTask,
     CreateTask,
     GetTask,
     ListTasks,
@@ -29,12 +34,16 @@ from loopai_common.contracts.tasks import (
     TaskPage,
     TaskSpecification,
     TaskStatus,
+    TaskSummary,
+    UpdateTask,
 )
 from loopai_common.errors import Internal, LoopaiError
 from loopai_common.runtime.broker import Bus
 from loopai_common.runtime.rpc import RpcClient
 
 _WAIT_POLL_SECONDS = 1.0
+_CHECK_SECONDS = 75.0
+"""Until a program was checked, which takes a minute at most, and stored."""
 
 
 class StoreClient:
@@ -58,6 +67,27 @@ class StoreClient:
         """A page of tasks."""
         return await self._rpc.call(subjects.TASKS_LIST, query, TaskPage, timeout=self._timeout)
 
+    async def update_task(self, command: UpdateTask) -> TaskSpecification:
+        """Changes a task."""
+        return await self._rpc.call(subjects.TASKS_UPDATE, command, TaskSpecification, timeout=self._timeout)
+
+    async def archive_task(self, task: str) -> TaskSummary:
+        """Ends the life of a task."""
+        command = ArchiveTask(task=task)
+        return await self._rpc.call(subjects.TASKS_ARCHIVE, command, TaskSummary, timeout=self._timeout)
+
+    async def start_generation(self, command: StartGeneration) -> GenerationStarted:
+        """Has a new version made."""
+        return await self._rpc.call(subjects.TASKS_GENERATE, command, GenerationStarted, timeout=self._timeout)
+
+    async def activate(self, command: ActivateArtifact) -> ProgramArtifact:
+        """Gives a version its share of the executions."""
+        return await self._rpc.call(subjects.ARTIFACTS_ACTIVATE, command, ProgramArtifact, timeout=self._timeout)
+
+    async def list_activations(self, query: ListActivations) -> ActivationPage:
+        """A page of the history of a task's pointer."""
+        return await self._rpc.call(subjects.ARTIFACTS_ACTIVATIONS, query, ActivationPage, timeout=self._timeout)
+
     async def list_artifacts(self, query: ListArtifacts) -> ArtifactPage:
         """A page of a task's versions."""
         return await self._rpc.call(subjects.ARTIFACTS_LIST, query, ArtifactPage, timeout=self._timeout)
@@ -79,6 +109,17 @@ class StoreClient:
     async def list_executions(self, query: ListExecutions) -> ExecutionPage:
         """A page of a task's recorded executions."""
         return await self._rpc.call(subjects.EXECUTIONS_LIST, query, ExecutionPage, timeout=self._timeout)
+
+
+class ProgramClient:
+    """Hands programs in at the generator-proxy, which has them checked."""
+
+    def __init__(self, rpc: RpcClient) -> None:
+        self._rpc = rpc
+
+    async def submit(self, command: SubmitProgram) -> ProgramArtifact:
+        """The version that the program became; raises ``ProgramRejected`` with what it got wrong."""
+        return await self._rpc.call(subjects.PROGRAMS_SUBMIT, command, ProgramArtifact, timeout=_CHECK_SECONDS)
 
 
 class TaskWatcher:

@@ -1,12 +1,19 @@
 """The bodies of the HTTP API that differ from the contracts of the bus, and the examples of its documentation."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Strict, field_validator, model_validator
 
-from loopai_common.contracts.artifacts import ArtifactPage, ProgramArtifact
-from loopai_common.contracts.base import ExecutionId, TaskId, Timestamp, Version
+from loopai_common.contracts.artifacts import (
+    ActivationPage,
+    ArtifactPage,
+    Language,
+    Percentage,
+    ProgramArtifact,
+    SynthesisStrategy,
+)
+from loopai_common.contracts.base import MAX_VERSION, ExecutionId, GenerationId, TaskId, Timestamp, Version
 from loopai_common.contracts.execution import (
     MAX_BATCH_ITEMS,
     MAX_TIMEOUT_MS,
@@ -16,7 +23,16 @@ from loopai_common.contracts.execution import (
     ExecutionStatus,
     RecordStatus,
 )
-from loopai_common.contracts.tasks import TaskDefinition, TaskPage, TaskSpecification
+from loopai_common.contracts.generation import Constraints, EntryPoint
+from loopai_common.contracts.tasks import (
+    MAX_EXAMPLES,
+    Example,
+    TaskChanges,
+    TaskDefinition,
+    TaskPage,
+    TaskSpecification,
+    TaskStatus,
+)
 
 MAX_ITEM_ID_LENGTH = 200
 
@@ -41,10 +57,13 @@ EXAMPLE_TASK: dict[str, Any] = {
     "total_examples": 2,
     "latency_target_ms": 10,
     "sampling_rate": 0.1,
+    "isolation": "call",
     "status": "ready",
     "status_reason": None,
     "active_version": 1,
+    "rollout": None,
     "total_versions": 1,
+    "revision": 2,
     "created_at": "2026-01-05T09:00:00.000Z",
     "updated_at": "2026-01-05T09:00:02.000Z",
     "examples": EXAMPLE_DEFINITION["examples"],
@@ -150,6 +169,124 @@ class CreateTaskRequest(TaskDefinition):
     """A new task. Unknown fields are refused, so that a misspelt one is not lost."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [EXAMPLE_DEFINITION]})
+
+
+class UpdateTaskRequest(TaskChanges):
+    """What shall change. A field that is left out stays as it is; `examples` are added to those there are."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "accuracy_target": 0.95,
+                    "examples": [{"input": {"text": "You have won! Call now"}, "output": "spam"}],
+                }
+            ]
+        },
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_null(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("must not be null; leave the field out to keep what it is")
+        return value
+
+    @model_validator(mode="after")
+    def _not_nothing(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"must hold at least one of {', '.join(type(self).model_fields)}")
+        return self
+
+
+class GenerateRequest(BaseModel):
+    """How the new version shall be made; every field may be left out. `examples` are added to the task's."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"constraints": "Treat links as a sign of spam."}]}
+    )
+
+    constraints: Constraints | None = None
+    strategy: SynthesisStrategy = SynthesisStrategy.AUTO
+    examples: Annotated[tuple[Example, ...], Field(max_length=MAX_EXAMPLES)] = ()
+
+
+class GenerateResponse(BaseModel):
+    """The generation is under way. A task with an active version stays `ready` meanwhile."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "task_id": EXAMPLE_TASK["id"],
+                    "generation_id": "01938f60-4444-7abc-8def-0123456789ab",
+                    "status": "generating",
+                }
+            ]
+        }
+    )
+
+    task_id: TaskId
+    generation_id: GenerationId
+    status: TaskStatus = TaskStatus.GENERATING
+
+
+class ActivateRequest(BaseModel):
+    """Which share of the executions the version gets. `expected_version`, when given, must be the active version
+    (`null`: none is).
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"percentage": 10, "reason": "try it on a tenth", "expected_version": 1}]},
+    )
+
+    percentage: Percentage = 100.0
+    reason: Annotated[str, Field(max_length=2000)] = ""
+    expected_version: Annotated[Version, Field(ge=1, le=MAX_VERSION)] | None = None
+
+
+class UploadProgramRequest(BaseModel):
+    """A program. `activate: false` only stores it."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"code": "def run(input):\n    return 'spam' if 'prize' in input['text'] else 'ham'\n"}]
+        },
+    )
+
+    code: Annotated[str, Field(min_length=1)]
+    entry_point: EntryPoint = EntryPoint.RUN
+    language: Language = Language.PYTHON
+    synthesis_strategy: SynthesisStrategy = SynthesisStrategy.AUTO
+    activate: Annotated[bool, Strict()] = True
+
+
+class ActivationListResponse(ActivationPage):
+    """What was done to the pointer of a task, newest first."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {
+                            "at": "2026-01-05T09:00:02.000Z",
+                            "actor": "system",
+                            "from_version": None,
+                            "to_version": 1,
+                            "percentage": 100.0,
+                            "reason": "published",
+                        }
+                    ],
+                    "next_cursor": None,
+                }
+            ]
+        }
+    )
 
 
 class TaskResponse(TaskSpecification):

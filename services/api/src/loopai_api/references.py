@@ -20,6 +20,14 @@ def task_reference(text: str) -> str:
     return text
 
 
+def version_number(text: str) -> Version:
+    """The number that ``text`` is; else raises :class:`ArtifactNotFound`."""
+    version = version_reference(text)
+    if version is None:
+        raise ArtifactNotFound("name the version by its number")
+    return version
+
+
 def version_reference(text: str) -> Version | None:
     """The version that ``text`` names, ``None`` for ``active``; else raises :class:`ArtifactNotFound`."""
     if text == "active":

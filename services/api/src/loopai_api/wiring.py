@@ -8,7 +8,7 @@ from functools import partial
 from fastapi import FastAPI
 
 from loopai_api.application import build_application
-from loopai_api.clients import StoreClient, TaskWatcher, ping
+from loopai_api.clients import ProgramClient, StoreClient, TaskWatcher, ping
 from loopai_api.edge import Edge
 from loopai_api.execution.asynchronous import AsynchronousExecutions
 from loopai_api.execution.batches import BatchService
@@ -20,10 +20,12 @@ from loopai_api.fastlane.lane import FastLane
 from loopai_api.protocol import ConnectionLimits
 from loopai_api.routes.artifacts import artifact_routes
 from loopai_api.routes.batches import batch_routes
+from loopai_api.routes.changes import change_routes
 from loopai_api.routes.executions import execution_routes
 from loopai_api.routes.health import health_api_routes
 from loopai_api.routes.records import record_routes
 from loopai_api.routes.tasks import task_routes
+from loopai_api.routes.versions import version_routes
 from loopai_api.settings import ApiSettings
 from loopai_common.errors import BusUnavailable
 from loopai_common.runtime.broker import Bus
@@ -81,10 +83,12 @@ def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
         [
             health_api_routes("", readiness, registry, siblings),
             task_routes(V1, store, watcher),
+            change_routes(V1, store),
             execution_routes(V1, executions, asynchronous),
             record_routes(V1, store),
             batch_routes(V1, batches),
             artifact_routes(V1, store),
+            version_routes(V1, store, ProgramClient(rpc)),
             health_api_routes(V1, readiness, registry, siblings),
         ],
     )

@@ -26,11 +26,25 @@ from loopai_common.contracts.artifacts import (
 )
 from loopai_common.contracts.base import ArtifactId, Contract, Digest, ExecutionId, GenerationId, TaskId, Version
 from loopai_common.contracts.execution import ExecutionRecord
-from loopai_common.contracts.tasks import FailTask, TaskFailed, TaskStatus, task_id_or_none
+from loopai_common.contracts.generation import GenerateProgram, StartGeneration
+from loopai_common.contracts.tasks import (
+    MAX_EXAMPLES,
+    FailTask,
+    Isolation,
+    Rollout,
+    TaskFailed,
+    TaskStatus,
+    UpdateTask,
+    task_id_or_none,
+)
+from loopai_common.contracts.tasks import TaskArchived as TaskWasArchived
 from loopai_common.errors import (
+    ActivationRefused,
     ArtifactNotFound,
     ExecutionNotFound,
     LoopaiError,
+    PayloadTooLarge,
+    PreconditionFailed,
     TaskArchived,
     TaskNotFound,
     TaskNotReady,
@@ -47,6 +61,12 @@ TaskKey = TaskId | str
 
 MAX_PAGE_BYTES: Final = 3 * 1024 * 1024
 """A page ends early when its items hold more, so that the answer fits one message even where JSON escapes it."""
+
+MAX_TASK_BYTES: Final = subjects.MAX_PAYLOAD_BYTES - 64 * 1024
+"""A whole task, examples included, is answered in one message."""
+
+WHOLE: Final = 100.0
+"""The share of the executions that moves the pointer."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -82,13 +102,17 @@ class Task:
     input_schema: str
     output_schema: str
     total_examples: int
+    examples_bytes: int
     accuracy_target: float
     latency_target_ms: int
     sampling_rate: float
+    isolation: Isolation
     status: TaskStatus
     status_reason: str | None
     active_version: Version | None
+    rollout: Rollout | None
     total_versions: int
+    revision: int
     created_at: datetime
     updated_at: datetime
 
@@ -96,6 +120,19 @@ class Task:
     def size_bytes(self) -> int:
         """Roughly what the task takes in an answer."""
         return len(self.description) + len(self.input_schema) + len(self.output_schema) + 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Examples that satisfy a task's schemas; ``text`` is the JSON text of the list."""
+
+    count: int
+    text: str = field(repr=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """What they take in a message."""
+        return len(self.text.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +151,7 @@ class Artifact:
     generation_id: GenerationId
     deployed_at: datetime | None
     active: bool
+    percentage: float
 
     @property
     def version(self) -> Version:
@@ -130,7 +168,7 @@ class Artifact:
         moved = {
             "status": self.status,
             "deployed_at": self.deployed_at,
-            "deployment_percentage": 100.0 if self.active else 0.0,
+            "deployment_percentage": self.percentage,
             "code": code,
         }
         return self.document.model_copy(update=moved)
@@ -138,7 +176,10 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """One move of the pointer: who, when, from where, to where, for which share of the traffic, and why."""
+    """Who gave ``to_version`` which share of the executions, when, why, and which version had the pointer before.
+
+    ``number`` is its place in the history of the task, given by the catalog; later ones have higher numbers.
+    """
 
     at: datetime
     actor: str
@@ -146,6 +187,12 @@ class Activation:
     to_version: Version
     percentage: float
     reason: str
+    number: int = 0
+
+    @property
+    def moves_pointer(self) -> bool:
+        """Whether the whole of the executions went to the version."""
+        return self.percentage == WHOLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +213,10 @@ class IdempotencyClaim:
 
 @dataclass(frozen=True, slots=True)
 class TaskCreation:
-    """A new task with all that must become visible with it. ``examples`` is the JSON text of the list."""
+    """A new task with all that must become visible with it."""
 
     task: Task
-    examples: str
+    examples: Examples
     event: Event
     claim: IdempotencyClaim | None
 
@@ -188,11 +235,14 @@ class TaskState:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What shall be true afterwards. ``version`` is the one that the change is about; ``artifact`` is a new one."""
+    """What shall be true afterwards. ``version`` is the one that the change is about; ``artifact`` is a new one, and
+    ``examples`` are added to those there are.
+    """
 
     task: Task
     version: Version | None = None
     artifact: Artifact | None = None
+    examples: Examples | None = None
     activation: Activation | None = None
     generation: Generation | None = None
     events: tuple[Event, ...] = ()
@@ -317,6 +367,15 @@ def event(subject: str, task_id: TaskId, body: Contract, origin: Origin) -> Even
     return Event(new_id(), subject, task_id, body.model_dump_json(), origin)
 
 
+def share_of(version: Version, active: Version | None, rollout: Rollout | None) -> float:
+    """The percentage of the executions that ``version`` gets of those that name none."""
+    if rollout is not None and version == rollout.version:
+        return rollout.percentage
+    if version != active:
+        return 0.0
+    return WHOLE if rollout is None else WHOLE - rollout.percentage
+
+
 def artifact_status(verdict: ArtifactStatus, *, active: bool, deployed: bool) -> ArtifactStatus:
     """The status of a version out of the verdict on it and the pointer."""
     if active:
@@ -325,9 +384,9 @@ def artifact_status(verdict: ArtifactStatus, *, active: bool, deployed: bool) ->
 
 
 def verdict_on(task: Task, command: PublishArtifact) -> ArtifactStatus:
-    """``validated`` when the validation reached the task's target and nothing is held against the program."""
+    """``validated`` when the validation reached the task's target."""
     validation = command.validation
-    if command.failure_reason is not None or validation is None or validation.accuracy is None:
+    if validation is None or validation.accuracy is None:
         return ArtifactStatus.DRAFT
     return ArtifactStatus.VALIDATED if validation.accuracy >= task.accuracy_target else ArtifactStatus.DRAFT
 
@@ -356,8 +415,14 @@ def publish(
         created_at=origin.at,
         deployed_at=None,
     )
-    deployed_at = origin.at if command.activate else None
-    artifact = Artifact(document, command.generation_id, deployed_at, active=command.activate)
+    activate = command.activate and (not command.only_over_parent or task.active_version == command.parent_version)
+    artifact = Artifact(
+        document,
+        command.generation_id,
+        deployed_at=origin.at if activate else None,
+        active=activate,
+        percentage=WHOLE if activate else 0.0,
+    )
     published = ArtifactPublished(
         task_id=task.id,
         task_name=task.name,
@@ -373,8 +438,8 @@ def publish(
         generation=Generation(command.generation_id, version),
         events=(event(subjects.ARTIFACT_PUBLISHED, task.id, published, origin),),
     )
-    if command.activate:
-        return _point_to(stored, artifact, "system", "published", origin)
+    if activate:
+        return _deploy(stored, artifact, WHOLE, "system", "published", origin)
     if command.failure_reason is not None:
         return _failed(stored, command.generation_id, command.failure_reason, origin)
     return stored
@@ -384,22 +449,120 @@ _COPIED_FIELDS = set(ProgramArtifact.model_fields) & set(PublishArtifact.model_f
 
 
 def activate(state: TaskState, command: ActivateArtifact, origin: Origin) -> Change:
-    """The pointer on ``command.version``, provided that it is where the caller believes it to be.
+    """``command.version`` with its share of the executions, provided that the pointer is where the caller believes.
 
-    Raises :class:`TaskArchived`, :class:`ArtifactNotFound` and :class:`VersionConflict`.
+    Raises :class:`TaskArchived`, :class:`ArtifactNotFound`, :class:`VersionConflict`, :class:`ActivationRefused`, and
+    :class:`TaskNotReady` for a share where no version has the rest.
     """
     task = _changeable(state.task)
     if state.target is None:
         raise artifact_not_found(task, command.version)
-    if task.active_version != command.expected_version:
+    if not command.unconditional and task.active_version != command.expected_version:
         raise VersionConflict(
             f"the active version of task '{task.name}' is {task.active_version}, not {command.expected_version}; "
             "read it again and decide again"
         )
+    if command.percentage > 0:
+        _check_runnable(task, state.target, command.percentage)
     unchanged = Change(task, command.version)
-    if task.active_version == command.version:
+    if command.percentage == share_of(command.version, task.active_version, task.rollout):
         return unchanged
-    return _point_to(unchanged, state.target, command.actor, command.reason, origin)
+    if command.version == task.active_version and command.percentage < WHOLE:
+        raise ActivationRefused(
+            f"version {command.version} is the active one of task '{task.name}', which gets what the others leave; "
+            "activate another version with the share that it shall have"
+        )
+    return _deploy(unchanged, state.target, command.percentage, command.actor, command.reason, origin)
+
+
+def _check_runnable(task: Task, artifact: Artifact, percentage: float) -> None:
+    if artifact.status is ArtifactStatus.FAILED:
+        raise ActivationRefused(
+            f"version {artifact.version} of task '{task.name}' failed; activate another one, or make a new one"
+        )
+    if task.active_version is None and percentage < WHOLE:
+        raise TaskNotReady(
+            f"task '{task.name}' has no active version that could have the rest of the executions; "
+            "activate one with percentage 100 first"
+        )
+
+
+def update(state: TaskState, command: UpdateTask, more: Examples, origin: Origin) -> Change:
+    """The task with what ``command`` says, and with ``more`` examples.
+
+    Raises :class:`TaskArchived`, :class:`PreconditionFailed` for another revision than expected, and what
+    :func:`_with_examples` raises.
+    """
+    task = _changeable(state.task)
+    if command.expected_revisions is not None and task.revision not in command.expected_revisions:
+        raise PreconditionFailed(f"task '{task.name}' was changed; read it again and decide again")
+    said = command.changes.model_dump(exclude={"examples"}, exclude_none=True)
+    return _with_examples(Change(replace(task, **said)), more, state.task, origin)
+
+
+def start_generation(
+    state: TaskState, command: StartGeneration, more: Examples, generation_id: GenerationId, origin: Origin
+) -> Change:
+    """The command to make a new version, with ``more`` examples; a task without an active version is ``generating``.
+
+    Raises :class:`TaskArchived` and what :func:`_with_examples` raises.
+    """
+    task = _changeable(state.task)
+    if task.active_version is None:
+        task = replace(task, status=TaskStatus.GENERATING, status_reason=None)
+    order = GenerateProgram(
+        task_id=task.id, generation_id=generation_id, constraints=command.constraints, strategy=command.strategy
+    )
+    started = Change(task, events=(event(subjects.TASK_GENERATE_COMMAND, task.id, order, origin),))
+    return _with_examples(started, more, state.task, origin)
+
+
+def archive(state: TaskState, origin: Origin) -> Change:
+    """The task archived; nothing when it is already."""
+    task = state.task
+    if task.status is TaskStatus.ARCHIVED:
+        return Change(task)
+    archived = replace(task, status=TaskStatus.ARCHIVED, status_reason=None, rollout=None, updated_at=origin.at)
+    body = TaskWasArchived(task_id=task.id, name=task.name)
+    return Change(archived, events=(event(subjects.TASK_ARCHIVED, task.id, body, origin),))
+
+
+def revised(state: TaskState, decide: Decision) -> Change:
+    """What ``decide`` says, with a new revision when that changes the task."""
+    change = decide(state)
+    if change.task == state.task:
+        return change
+    return replace(change, task=replace(change.task, revision=state.task.revision + 1))
+
+
+def check_size(task: Task) -> None:
+    """Raises :class:`PayloadTooLarge` when the task is larger than one message carries."""
+    texts = (task.description, task.input_schema, task.output_schema)
+    size_bytes = task.examples_bytes + sum(len(text.encode()) for text in texts)
+    if size_bytes > MAX_TASK_BYTES:
+        raise PayloadTooLarge(
+            f"the task would take {size_bytes} bytes of at most {MAX_TASK_BYTES}; give fewer or smaller examples"
+        )
+
+
+def _with_examples(change: Change, more: Examples, before: Task, origin: Origin) -> Change:
+    """``change`` with the examples added.
+
+    Raises :class:`ValidationFailed` when they become too many, and :class:`PayloadTooLarge` when they become too large.
+    """
+    task = replace(
+        change.task,
+        total_examples=before.total_examples + more.count,
+        examples_bytes=before.examples_bytes + (more.size_bytes if more.count else 0),
+    )
+    if task.total_examples > MAX_EXAMPLES:
+        room = MAX_EXAMPLES - before.total_examples
+        violation = Violation("examples", f"must be at most {room}, for {MAX_EXAMPLES} in all", "too_long")
+        raise ValidationFailed("the task would have too many examples", details=[violation])
+    check_size(task)
+    if task != before:
+        task = replace(task, updated_at=origin.at)
+    return replace(change, task=task, examples=more if more.count else None)
 
 
 def fail(state: TaskState, command: FailTask, origin: Origin) -> Change:
@@ -478,23 +641,30 @@ def _changeable(task: Task) -> Task:
     return task
 
 
-def _point_to(change: Change, artifact: Artifact, actor: str, reason: str, origin: Origin) -> Change:
+def _deploy(change: Change, artifact: Artifact, percentage: float, actor: str, reason: str, origin: Origin) -> Change:
+    """The version with this share of the executions: all of them are the pointer, none of them the end of a rollout."""
     task, version = change.task, artifact.version
     previous = task.active_version
-    moved = ArtifactActivated(
+    activation = Activation(origin.at, actor, previous, version, percentage, reason)
+    if activation.moves_pointer:
+        task = replace(task, status=TaskStatus.READY, status_reason=None, active_version=version, rollout=None)
+    else:
+        task = replace(task, rollout=Rollout(version=version, percentage=percentage) if percentage else None)
+    deployed = ArtifactActivated(
         task_id=task.id,
         task_name=task.name,
         version=version,
         previous_version=previous,
         digest=artifact.document.digest,
+        percentage=percentage,
     )
-    events = [event(subjects.ARTIFACT_ACTIVATED, task.id, moved, origin)]
-    if previous is not None and version < previous:
-        events.append(event(subjects.ARTIFACT_ROLLED_BACK, task.id, moved, origin))
+    events = [event(subjects.ARTIFACT_ACTIVATED, task.id, deployed, origin)]
+    if activation.moves_pointer and previous is not None and version < previous:
+        events.append(event(subjects.ARTIFACT_ROLLED_BACK, task.id, deployed, origin))
     return replace(
         change,
-        task=replace(task, status=TaskStatus.READY, status_reason=None, active_version=version, updated_at=origin.at),
-        activation=Activation(origin.at, actor, previous, version, 100.0, reason),
+        task=replace(task, updated_at=origin.at),
+        activation=activation,
         events=(*change.events, *events),
     )
 

@@ -10,9 +10,11 @@ from loopai_common import json_text
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
     ActivateArtifact,
+    ActivationPage,
     ArtifactPage,
     FetchProgram,
     GetArtifact,
+    ListActivations,
     ListArtifacts,
     ProgramArtifact,
     ProgramCode,
@@ -27,7 +29,9 @@ from loopai_common.contracts.execution import (
     GetExecution,
     ListExecutions,
 )
+from loopai_common.contracts.generation import GenerationStarted, GenerationState, GetGeneration, StartGeneration
 from loopai_common.contracts.tasks import (
+    ArchiveTask,
     CreateTask,
     FailTask,
     GetTask,
@@ -36,6 +40,7 @@ from loopai_common.contracts.tasks import (
     TaskPage,
     TaskSpecification,
     TaskSummary,
+    UpdateTask,
 )
 from loopai_common.runtime.broker import Bus, message_id
 
@@ -74,6 +79,22 @@ def _register_tasks(bus: Bus, store: ArtifactStore) -> None:
     async def fail_task(command: FailTask) -> TaskSummary:
         return await store.fail_task(command)
 
+    @bus.on(subjects.TASKS_UPDATE)
+    async def update_task(command: UpdateTask) -> TaskSpecification:
+        return await store.update_task(command)
+
+    @bus.on(subjects.TASKS_ARCHIVE)
+    async def archive_task(command: ArchiveTask) -> TaskSummary:
+        return await store.archive_task(command)
+
+    @bus.on(subjects.TASKS_GENERATE)
+    async def start_generation(command: StartGeneration) -> GenerationStarted:
+        return await store.start_generation(command)
+
+    @bus.on(subjects.GENERATIONS_GET)
+    async def get_generation(query: GetGeneration) -> GenerationState:
+        return await store.get_generation(query)
+
     @bus.on_durable(
         subjects.TASK_CREATE_COMMAND,
         stream=subjects.COMMANDS_STREAM,
@@ -96,6 +117,10 @@ def _register_artifacts(bus: Bus, store: ArtifactStore) -> None:
     @bus.on(subjects.ARTIFACTS_ACTIVATE)
     async def activate_artifact(command: ActivateArtifact) -> ProgramArtifact:
         return await store.activate(command)
+
+    @bus.on(subjects.ARTIFACTS_ACTIVATIONS)
+    async def list_activations(query: ListActivations) -> ActivationPage:
+        return await store.list_activations(query)
 
     @bus.on(subjects.ARTIFACTS_LIST)
     async def list_artifacts(query: ListArtifacts) -> ArtifactPage:

@@ -32,7 +32,7 @@ class StoreMetrics:
         )
         self._activations = Counter(
             "loopai_activations_total",
-            "Moves of an active pointer: forward, or back to a lower version.",
+            "Activations: of all executions, forward or back to a lower version, or a rollout of a share of them.",
             ["direction"],
             registry=registry,
         )
@@ -65,9 +65,10 @@ class StoreMetrics:
         self._published.labels(strategy.value).inc()
 
     def activated(self, activation: Activation) -> None:
-        """Counts a move of a pointer."""
+        """Counts an activation."""
         back = activation.from_version is not None and activation.to_version < activation.from_version
-        self._activations.labels("back" if back else "forward").inc()
+        direction = "back" if back else "forward"
+        self._activations.labels(direction if activation.moves_pointer else "rollout").inc()
 
     def show(self, census: Census, backlog: Backlog) -> None:
         """Shows what is stored."""

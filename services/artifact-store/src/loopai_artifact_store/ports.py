@@ -14,6 +14,7 @@ from loopai_artifact_store.domain import (
     Change,
     Decision,
     Event,
+    Generation,
     Page,
     RecordPosition,
     Task,
@@ -74,8 +75,11 @@ class Catalog(Protocol):
     async def artifacts(self, task_id: TaskId, *, after: Version, limit: int) -> Page[Artifact]:
         """Versions of a task, oldest first, from behind ``after`` on. A page ends early when its programs are large."""
 
-    async def activations(self, task_id: TaskId) -> tuple[Activation, ...]:
-        """Every move of the pointer, oldest first."""
+    async def activations(self, task_id: TaskId, *, before: int | None, limit: int) -> Page[Activation]:
+        """What was done to the pointer of a task, newest first, from below the number ``before`` on."""
+
+    async def generation(self, task_id: TaskId, generation_id: GenerationId) -> Generation | None:
+        """What became of a generation; ``None`` while it has not ended."""
 
     async def digests(self, task_id: TaskId) -> frozenset[Digest]:
         """The programs that versions of the task refer to; empty for a task that is not there."""
@@ -85,6 +89,9 @@ class Catalog(Protocol):
 
     async def remove_events(self, ids: Sequence[str]) -> None:
         """Takes delivered events out of the outbox; unknown ids are ignored."""
+
+    async def forget_claims(self, before: datetime) -> int:
+        """Frees the idempotency keys that came before ``before``; returns how many those were."""
 
     async def backlog(self) -> Backlog:
         """How much waits in the outbox, and since when."""
@@ -187,4 +194,4 @@ class Observer(Protocol):
         """A version was stored."""
 
     def activated(self, activation: Activation) -> None:
-        """The pointer moved."""
+        """A version was given a share of the executions."""

@@ -15,6 +15,7 @@ from loopai_artifact_store.domain import (
     Artifact,
     Change,
     Decision,
+    Examples,
     IdempotencyClaim,
     Origin,
     Task,
@@ -35,18 +36,24 @@ from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
     MAX_CODE_BYTES,
     ActivateArtifact,
+    Activation,
+    ActivationPage,
     ArtifactPage,
     FetchProgram,
     GetArtifact,
+    ListActivations,
     ListArtifacts,
     ProgramArtifact,
     ProgramCode,
     PublishArtifact,
     ResolvedProgram,
+    ResolvedRollout,
     ResolveProgram,
 )
 from loopai_common.contracts.base import ArtifactId, GenerationId, TaskId, Version
+from loopai_common.contracts.generation import GenerationStarted, GenerationState, GetGeneration, StartGeneration
 from loopai_common.contracts.tasks import (
+    ArchiveTask,
     CreateTask,
     Example,
     FailTask,
@@ -58,8 +65,9 @@ from loopai_common.contracts.tasks import (
     TaskSpecification,
     TaskStatus,
     TaskSummary,
+    UpdateTask,
 )
-from loopai_common.definitions import definition_violations
+from loopai_common.definitions import definition_violations, example_violations
 from loopai_common.errors import PayloadTooLarge, StoreUnavailable, ValidationFailed
 from loopai_common.identifiers import new_uuid
 from loopai_common.runtime import context
@@ -67,6 +75,9 @@ from loopai_common.runtime.logging import get_logger
 
 ORPHANS_KEPT_FOR: Final = timedelta(days=1)
 """Bytes without a version may belong to a publish that is still under way; after a day they do not."""
+
+CLAIMS_KEPT_FOR: Final = timedelta(days=7)
+"""How long an idempotency key answers with the task that it made."""
 
 _TASKS_LIST: Final = b"tasks"
 _EXAMPLES: TypeAdapter[tuple[Example, ...]] = TypeAdapter(tuple[Example, ...])
@@ -116,6 +127,41 @@ class ArtifactStore:
         next_cursor = encode_cursor(_TASKS_LIST, page.items[-1].id.bytes) if page.more else None
         return TaskPage(items=tuple(map(_summary, page.items)), next_cursor=next_cursor)
 
+    async def update_task(self, command: UpdateTask) -> TaskSpecification:
+        """The task as it is after the change; a change to what it is already changes nothing.
+
+        Raises ``TaskNotFound``, ``TaskArchived``, ``PreconditionFailed``, :class:`ValidationFailed` for examples that
+        break the schemas or are too many, and ``PayloadTooLarge``.
+        """
+        task = await self._catalog.task(task_key(command.task))
+        more = await asyncio.to_thread(_examples, task, command.changes.examples)
+        await self._change(task.id, partial(domain.update, command=command, more=more, origin=_origin()))
+        return await self.get_task(GetTask(task=str(task.id)))
+
+    async def archive_task(self, command: ArchiveTask) -> TaskSummary:
+        """Ends the life of the task, if it has not ended already. Raises ``TaskNotFound``."""
+        change = await self._change(task_key(command.task), partial(domain.archive, origin=_origin()))
+        return _summary(await self._catalog.task(change.task.id))
+
+    async def start_generation(self, command: StartGeneration) -> GenerationStarted:
+        """Has a new version made, on the examples there are and those that come with the command.
+
+        Raises as :meth:`update_task`.
+        """
+        task = await self._catalog.task(task_key(command.task))
+        more = await asyncio.to_thread(_examples, task, command.examples)
+        generation_id = GenerationId(new_uuid())
+        decide = partial(
+            domain.start_generation, command=command, more=more, generation_id=generation_id, origin=_origin()
+        )
+        await self._change(task.id, decide)
+        return GenerationStarted(task_id=task.id, generation_id=generation_id)
+
+    async def get_generation(self, query: GetGeneration) -> GenerationState:
+        """What became of a generation; one that nobody knows has not ended."""
+        known = await self._catalog.generation(query.task_id, query.generation_id)
+        return GenerationState(ended=known is not None, version=None if known is None else known.version)
+
     async def fail_task(self, command: FailTask) -> TaskSummary:
         """Notes that a generation ended without a program; once for each generation.
 
@@ -153,12 +199,22 @@ class ArtifactStore:
         return await self._labelled(change)
 
     async def activate(self, command: ActivateArtifact) -> ProgramArtifact:
-        """Moves the pointer.
+        """Gives a version its share of the executions; all of them move the pointer.
 
-        Raises ``TaskNotFound``, ``TaskArchived``, ``ArtifactNotFound`` and ``VersionConflict``.
+        Raises ``TaskNotFound``, ``TaskArchived``, ``ArtifactNotFound``, ``VersionConflict``, ``ActivationRefused`` and
+        ``TaskNotReady``.
         """
         decide = partial(domain.activate, command=command, origin=_origin())
         return await self._labelled(await self._change(task_key(command.task), decide, version=command.version))
+
+    async def list_activations(self, query: ListActivations) -> ActivationPage:
+        """A page of what was done to the pointer, newest first. Raises ``TaskNotFound``."""
+        task = await self._catalog.task(task_key(query.task))
+        scope = b"activations" + task.id.bytes
+        before = None if query.cursor is None else int.from_bytes(decode_cursor(scope, query.cursor))
+        page = await self._catalog.activations(task.id, before=before, limit=query.limit)
+        next_cursor = encode_cursor(scope, page.items[-1].number.to_bytes(8)) if page.more else None
+        return ActivationPage(items=tuple(map(_activation, page.items)), next_cursor=next_cursor)
 
     async def list_artifacts(self, query: ListArtifacts) -> ArtifactPage:
         """A page of versions, oldest first. A page ends early when its programs are large. Raises ``TaskNotFound``."""
@@ -197,6 +253,8 @@ class ArtifactStore:
             input_schema=json.loads(task.input_schema),
             output_schema=json.loads(task.output_schema),
             sampling_rate=task.sampling_rate,
+            isolation=task.isolation,
+            rollout=await self._rollout(task) if query.version is None else None,
         )
 
     async def fetch_program(self, query: FetchProgram) -> ProgramCode:
@@ -215,6 +273,10 @@ class ArtifactStore:
                 deleted += 1
         return deleted
 
+    async def purge_claims(self, now: datetime) -> int:
+        """Frees the idempotency keys of a week ago; returns how many those were."""
+        return await self._catalog.forget_claims(now - CLAIMS_KEPT_FOR)
+
     async def _change(
         self,
         key: TaskKey,
@@ -223,12 +285,25 @@ class ArtifactStore:
         generation_id: GenerationId | None = None,
         version: Version | None = None,
     ) -> Change:
-        change = await self._catalog.change_task(key, decide, generation_id=generation_id, version=version)
+        revised = partial(domain.revised, decide=decide)
+        change = await self._catalog.change_task(key, revised, generation_id=generation_id, version=version)
         if change.events:
             self._on_commit()
         if change.activation is not None:
             self._observer.activated(change.activation)
         return change
+
+    async def _rollout(self, task: Task) -> ResolvedRollout | None:
+        if task.rollout is None:
+            return None
+        artifact = await self._catalog.artifact(task, task.rollout.version)
+        return ResolvedRollout(
+            artifact_id=artifact.document.id,
+            version=artifact.version,
+            digest=artifact.document.digest,
+            entry_point=artifact.document.entry_point,
+            percentage=task.rollout.percentage,
+        )
 
     async def _as_contract(self, artifact: Artifact, *, with_code: bool) -> ProgramArtifact:
         if not with_code:
@@ -260,7 +335,7 @@ def _origin() -> Origin:
 def _creation(definition: TaskDefinition, key: str | None, origin: Origin) -> TaskCreation:
     """Checks the definition and lays it out for the catalog. Takes tens of milliseconds for 10,000 examples."""
     values: dict[str, Any] = definition.model_dump()
-    examples = json_text(values["examples"])
+    examples = Examples(len(definition.examples), json_text(values["examples"]))
     input_schema, output_schema = json_text(definition.input_schema), json_text(definition.output_schema)
     violations = definition_violations(definition)
     if violations:
@@ -274,19 +349,45 @@ def _creation(definition: TaskDefinition, key: str | None, origin: Origin) -> Ta
         description=definition.description,
         input_schema=input_schema,
         output_schema=output_schema,
-        total_examples=len(definition.examples),
+        total_examples=examples.count,
+        examples_bytes=examples.size_bytes,
         accuracy_target=definition.accuracy_target,
         latency_target_ms=definition.latency_target_ms,
         sampling_rate=definition.sampling_rate,
+        isolation=definition.isolation,
         status=TaskStatus.GENERATING,
         status_reason=None,
         active_version=None,
+        rollout=None,
         total_versions=0,
+        revision=1,
         created_at=origin.at,
         updated_at=origin.at,
     )
+    domain.check_size(task)
     created = TaskCreated(task_id=task.id, name=task.name, generation_id=GenerationId(new_uuid()))
     return TaskCreation(task, examples, event(subjects.TASK_CREATED, task.id, created, origin), claim)
+
+
+def _examples(task: Task, examples: tuple[Example, ...]) -> Examples:
+    """Checks examples against the schemas of the task and lays them out for the catalog."""
+    input_schema, output_schema = json.loads(task.input_schema), json.loads(task.output_schema)
+    text = json_text([example.model_dump() for example in examples])
+    violations = example_violations(examples, input_schema, output_schema)
+    if violations:
+        raise ValidationFailed("the examples do not satisfy the schemas of the task", details=violations)
+    return Examples(len(examples), text)
+
+
+def _activation(activation: domain.Activation) -> Activation:
+    return Activation(
+        at=activation.at,
+        actor=activation.actor,
+        from_version=activation.from_version,
+        to_version=activation.to_version,
+        percentage=activation.percentage,
+        reason=activation.reason,
+    )
 
 
 def _values(task: Task) -> dict[str, Any]:
@@ -300,10 +401,13 @@ def _values(task: Task) -> dict[str, Any]:
         "accuracy_target": task.accuracy_target,
         "latency_target_ms": task.latency_target_ms,
         "sampling_rate": task.sampling_rate,
+        "isolation": task.isolation,
         "status": task.status,
         "status_reason": task.status_reason,
         "active_version": task.active_version,
+        "rollout": task.rollout,
         "total_versions": task.total_versions,
+        "revision": task.revision,
         "created_at": task.created_at,
         "updated_at": task.updated_at,
     }

@@ -125,10 +125,9 @@ async def _count(catalog: Catalog, metrics: StoreMetrics) -> None:
 async def _sweep(store: ArtifactStore, records: ExecutionRecords) -> None:
     while True:
         try:
-            deleted = await store.sweep_orphans(datetime.now(UTC))
-            log.info("orphans_swept", programs=deleted)
-            removed = await records.sweep(datetime.now(UTC))
-            log.info("executions_swept", records=removed)
+            now = datetime.now(UTC)
+            programs, claims = await store.sweep_orphans(now), await store.purge_claims(now)
+            log.info("swept", programs=programs, claims=claims, executions=await records.sweep(now))
         except StoreUnavailable as error:
             log.warning("sweep_failed", reason=error.message)
         await asyncio.sleep(_SWEEP_SECONDS)

@@ -40,7 +40,10 @@ log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Pointer:
-    """What a reference stands for. Times are on the catalogue's clock; a fixed version is fresh for ever."""
+    """What a reference stands for. Times are on the catalogue's clock.
+
+    A fixed version is fresh for ever, whether the store answers or not; it is asked for again all the same.
+    """
 
     key: tuple[str, int]
     task_name: str
@@ -113,6 +116,12 @@ class Catalogue:
             self._refusals.pop((task, None), None)
             self._asking.pop((task, None), None)
 
+    def forget_task(self, task_id: str, task_name: str) -> None:
+        """The task ended: whatever version is asked for next, the store is asked first."""
+        for known in (self._pointers, self._refusals, self._asking):
+            for reference in [reference for reference in known if reference[0] in (task_id, task_name)]:
+                known.pop(reference)
+
     async def close(self) -> None:
         """Ends the questions that are open."""
         asking = list(self._asking.values())
@@ -180,7 +189,7 @@ class Catalogue:
             self._pointers[reference] = _Pointer(
                 program.key,
                 resolved.task_name,
-                refresh_at=float("inf") if fixed else now + REFRESH_SECONDS,
+                refresh_at=now + REFRESH_SECONDS,  # a fixed version too: its task may have been changed or archived
                 fresh_until=float("inf") if fixed else now + FRESH_SECONDS,
                 usable_until=float("inf") if fixed else now + FRESH_SECONDS + STALE_SECONDS,
                 rollout=None if split is None else (split.candidate.key, split.percentage),
@@ -211,6 +220,9 @@ class Catalogue:
                 isolation=task.isolation,
             )
             self._keep(program)
+        elif (program.sampling_rate, program.isolation) != (task.sampling_rate, task.isolation):
+            program = replace(program, sampling_rate=task.sampling_rate, isolation=task.isolation)
+            self._programs[key] = program
         return program
 
     async def _with_candidate(self, active: Program, task: ResolvedProgram, rollout: ResolvedRollout) -> Split | None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from uuid import uuid5
 
 from mccabe import PathGraphingAstVisitor
 from pydantic import JsonValue
@@ -14,15 +15,25 @@ from pydantic import JsonValue
 from loopai_common.contracts.artifacts import (
     MAX_REPORTED_FAILURES,
     ComplexityMetrics,
+    ExampleFailure,
     PublishArtifact,
     Score,
     SynthesisStrategy,
     ValidationReport,
 )
+from loopai_common.contracts.base import Digest, GenerationId
 from loopai_common.contracts.execution import CheckExample, CheckProgram, CheckReport
-from loopai_common.contracts.generation import FailingCase, GenerateProgram, GenerationRequest, PreviousProgram
+from loopai_common.contracts.generation import (
+    FailingCase,
+    GenerateProgram,
+    GenerationRequest,
+    PreviousProgram,
+    SubmitProgram,
+)
 from loopai_common.contracts.subjects import MAX_PAYLOAD_BYTES
 from loopai_common.contracts.tasks import Example, TaskSpecification
+from loopai_common.errors import ProgramRejected, Violation
+from loopai_common.identifiers import new_uuid
 
 SPLIT_FROM = 10
 """With fewer examples all are shown, and the confidence is the generator's own word."""
@@ -32,6 +43,8 @@ _MAX_CHECK_BYTES = MAX_PAYLOAD_BYTES - 256 * 1024
 """Room for the headers and the fields around the examples."""
 
 _MAX_REASON = 2000
+_MAX_SHOWN = 200
+"""Characters of an output that an error message shows."""
 
 
 class Outcome(StrEnum):
@@ -79,6 +92,11 @@ class Round:
         """Over all examples; ``None`` when there were none."""
         return self.passed / self.total if self.total else None
 
+    def is_worse_than(self, other: "Round") -> bool:
+        """Whether it is right on fewer of the same examples."""
+        mine, theirs = (self.report.loaded, self.accuracy or 0.0), (other.report.loaded, other.accuracy or 0.0)
+        return mine < theirs
+
     def reaches(self, target: float) -> bool:
         """Whether the program may run: it loads, and is right often enough where that can be told."""
         return self.report.loaded and (self.accuracy is None or self.accuracy >= target)
@@ -124,7 +142,9 @@ def held_back(examples: Sequence[Example]) -> list[bool]:
 def request_for(
     task: TaskSpecification, command: GenerateProgram, shown: Sequence[Example], last: Round | None
 ) -> GenerationRequest:
-    """What the generator is asked; after a first round with its program and the shown examples it got wrong."""
+    """What the generator is asked; with the program of the round before, or else the active one, and the shown
+    examples it got wrong.
+    """
     constraints = command.constraints
     if last is not None and not last.report.loaded:
         problem = f"The previous program did not load: {last.report.problem}"
@@ -174,30 +194,88 @@ def sample(examples: Sequence[CheckExample], max_bytes: int) -> list[CheckExampl
 
 
 def publication(
-    task: TaskSpecification, command: GenerateProgram, best: Round, cost: float, seconds: float
+    task: TaskSpecification,
+    command: GenerateProgram,
+    best: Round,
+    cost: float,
+    seconds: float,
+    incumbent: Round | None = None,
 ) -> PublishArtifact:
-    """The best round as a version: active when it reaches the target, else a draft that says what it lacks.
+    """The best round as a version: active when it reaches the target and is not worse than the active one (the
+    ``incumbent``), else with the reason why it is not.
 
-    ``cost`` (USD) and ``seconds`` are those of all rounds.
+    ``cost`` (USD) and ``seconds`` are those of all rounds. Should the pointer move meanwhile, it stays where it is.
     """
+    objection = None
+    if not best.reaches(task.accuracy_target):
+        objection = shortfall(best, task.accuracy_target, len(task.examples))
+    elif incumbent is not None and best.is_worse_than(incumbent):
+        objection = as_reason(
+            f"the best program is right on {_share(best.passed, best.total)} of the examples and the active version "
+            f"{task.active_version} on {_share(incumbent.passed, incumbent.total)}, so that one stays active; "
+            "give more examples, or activate this version by hand"
+        )
+    return _version(task, command.generation_id, best).model_copy(
+        update={
+            "llm_provider": best.program.llm_provider,
+            "llm_model": best.program.llm_model,
+            "generation_cost": cost,
+            "generation_time_sec": seconds,
+            "activate": objection is None,
+            "only_over_parent": True,
+            "failure_reason": objection,
+        }
+    )
+
+
+def submission(task: TaskSpecification, command: SubmitProgram, checked: Round) -> PublishArtifact:
+    """A program that somebody wrote and that passed its check, as a version."""
+    key = command.idempotency_key
+    generation_id = GenerationId(new_uuid() if key is None else uuid5(task.id, key))
+    return _version(task, generation_id, checked).model_copy(update={"activate": command.activate})
+
+
+def rejection(task: TaskSpecification, checked: Round) -> ProgramRejected | None:
+    """Why the program may not become a version: it does not load, or what it got wrong; ``None`` when it may."""
+    if not checked.report.loaded:
+        problem = checked.report.problem or "it does not load"
+        detail = Violation("code", problem, "load_failed")
+        return ProgramRejected(f"the program cannot be used: {problem}", details=[detail])
+    if checked.reaches(task.accuracy_target):
+        return None
+    positions = {_pair(example): index for index, example in reversed(list(enumerate(task.examples)))}
+    details = [
+        Violation(f"examples/{positions.get(_pair(failure), '')}", *_wrong(failure))
+        for failure in checked.report.failures
+    ]
+    result = _result(checked, task.accuracy_target)
+    return ProgramRejected(f"the program is {result}; correct it, or lower accuracy_target", details=details)
+
+
+def _wrong(failure: ExampleFailure) -> tuple[str, str]:
+    """What an example shall give and what it gave, and the name of the rule."""
+    expected = f"must give {_cut(_text(failure.expected))}"
+    if failure.error is not None:
+        return f"{expected}, failed with {_cut(failure.error)}", "no_output"
+    return f"{expected}, gave {_cut(_text(failure.actual))}", "wrong_output"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def _version(task: TaskSpecification, generation_id: GenerationId, best: Round) -> PublishArtifact:
     program = best.program
-    reached = best.reaches(task.accuracy_target)
     return PublishArtifact(
         task_id=task.id,
-        generation_id=command.generation_id,
+        generation_id=generation_id,
         code=program.code,
         entry_point=program.entry_point,
         synthesis_strategy=program.strategy,
         confidence_score=confidence(best),
         complexity_metrics=complexity(program.code, best.report.latency_p50_ms),
-        llm_provider=program.llm_provider,
-        llm_model=program.llm_model,
-        generation_cost=cost,
-        generation_time_sec=seconds,
         validation=validation(best),
         parent_version=task.active_version,
-        activate=reached,
-        failure_reason=None if reached else shortfall(best, task.accuracy_target, len(task.examples)),
     )
 
 
@@ -224,11 +302,10 @@ def validation(best: Round) -> ValidationReport | None:
 
 
 def shortfall(best: Round, target: float, examples: int) -> str:
-    """Why the version is a draft, and what to do."""
+    """What a generated program lacks, and what to do."""
     sampled = f" (a sample of {best.total} of {examples} examples was checked)" if best.total < examples else ""
     return as_reason(
-        f"the best program is right on {_share(best.passed, best.total)} of the examples and the target is "
-        f"{target:.1%}: {_part('shown', best.report.shown)}, {_part('held back', best.report.held_back)}{sampled}; "
+        f"the best program is {_result(best, target)}{sampled}; "
         "give more or cleaner examples, lower accuracy_target, or activate this version by hand"
     )
 
@@ -276,6 +353,11 @@ def _previous(last: Round, shown: Sequence[Example]) -> PreviousProgram:
     )
 
 
+def _result(checked: Round, target: float) -> str:
+    parts = f"{_part('shown', checked.report.shown)}, {_part('held back', checked.report.held_back)}"
+    return f"right on {_share(checked.passed, checked.total)} of the examples and the target is {target:.1%}: {parts}"
+
+
 def _part(name: str, score: Score) -> str:
     return f"{name} {_share(score.passed, score.total)}" if score.total else f"{name} none"
 
@@ -284,8 +366,17 @@ def _share(passed: int, total: int) -> str:
     return f"{passed}/{total} ({passed / total:.1%})" if total else "0/0"
 
 
+def _pair(case: Example | ExampleFailure) -> tuple[str, str]:
+    return _text(case.input), _text(case.output if isinstance(case, Example) else case.expected)
+
+
 def _text(value: JsonValue) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+def digest_of(code: str) -> Digest:
+    """The digest under which the code is stored."""
+    return Digest(f"sha256:{hashlib.sha256(code.encode()).hexdigest()}")
 
 
 def _hash(text: str) -> bytes:

@@ -2,10 +2,10 @@
 
 from typing import Protocol
 
-from loopai_common.contracts.artifacts import PublishArtifact
+from loopai_common.contracts.artifacts import ProgramArtifact, PublishArtifact
 from loopai_common.contracts.base import GenerationId, TaskId, Version
 from loopai_common.contracts.execution import CheckProgram, CheckReport
-from loopai_common.contracts.generation import GenerationRequest
+from loopai_common.contracts.generation import GenerateProgram, GenerationRequest
 from loopai_common.contracts.tasks import FailTask, TaskSpecification
 from loopai_generator_proxy.domain import Outcome, Program
 
@@ -25,11 +25,22 @@ class Generator(Protocol):
 class ArtifactStore(Protocol):
     """Keeps tasks and programs. Every method raises a retryable error when the store does not answer."""
 
-    async def task(self, task_id: TaskId) -> TaskSpecification:
-        """The task with its examples; raises :class:`~loopai_common.errors.TaskNotFound`."""
+    async def task(self, task: str) -> TaskSpecification:
+        """The task with this id or name, and its examples; raises :class:`~loopai_common.errors.TaskNotFound`."""
         ...
 
-    async def publish(self, command: PublishArtifact) -> Version:
+    async def artifact(self, task_id: TaskId, version: Version) -> ProgramArtifact:
+        """A version with its code.
+
+        Raises :class:`~loopai_common.errors.ArtifactNotFound` and :class:`~loopai_common.errors.ArtifactCorrupt`.
+        """
+        ...
+
+    async def version_made(self, command: GenerateProgram) -> Version | None:
+        """The version that came of the command already, ``None`` when none did."""
+        ...
+
+    async def publish(self, command: PublishArtifact) -> ProgramArtifact:
         """Stores the program; the version that exists when the generation was published before."""
         ...
 

@@ -1,14 +1,24 @@
-"""The use case: a new version of a task's program, generated, checked, and published."""
+"""The use cases: a new version of a task's program, generated or handed in, checked, and published."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from loopai_common.contracts.artifacts import MAX_CODE_BYTES, ProgramArtifact
 from loopai_common.contracts.execution import CheckReport
-from loopai_common.contracts.generation import GenerateProgram
+from loopai_common.contracts.generation import GenerateProgram, SubmitProgram
 from loopai_common.contracts.tasks import Example, FailTask, TaskSpecification, TaskStatus
-from loopai_common.errors import GeneratorFailed, LoopaiError, ProgramRejected, TaskArchived, TaskNotFound
+from loopai_common.errors import (
+    ArtifactCorrupt,
+    GeneratorFailed,
+    IdempotencyKeyReused,
+    LoopaiError,
+    PayloadTooLarge,
+    ProgramRejected,
+    TaskArchived,
+    TaskNotFound,
+)
 from loopai_common.runtime.logging import get_logger
 from loopai_generator_proxy import domain
 from loopai_generator_proxy.domain import Outcome, Program, Round
@@ -54,10 +64,18 @@ class Generations:
     async def make(self, command: GenerateProgram) -> None:
         """Publishes a version for the task, or ends the generation as failed with the reason.
 
-        Doing it again for the same generation changes nothing: the store keeps the first version of a generation.
+        Does nothing for a generation that made its version before (a redelivered command).
         Raises only retryable errors: the store did not answer.
         """
         await self._run(command, only_while_generating=False)
+
+    async def abandon(self, command: GenerateProgram, cause: str) -> None:
+        """Ends a generation as failed whose message cannot be handled, so that nobody waits for it for ever.
+
+        Raises only retryable errors: the store did not answer.
+        """
+        reason = f"the generation could not be carried out: {cause}; ask for a new version of the task"
+        await self._fail(command, reason)
 
     async def _run(self, command: GenerateProgram, *, only_while_generating: bool) -> None:
         async with self._bulkhead:
@@ -73,10 +91,12 @@ class Generations:
 
     async def _settle(self, command: GenerateProgram, only_while_generating: bool) -> Outcome:
         try:
-            task = await self._patiently(lambda: self._store.task(command.task_id))
+            task = await self._patiently(lambda: self._store.task(str(command.task_id)))
             if task.status is TaskStatus.ARCHIVED:
                 return Outcome.SKIPPED
             if only_while_generating and task.status is not TaskStatus.GENERATING:
+                return Outcome.SKIPPED
+            if await self._patiently(lambda: self._store.version_made(command)) is not None:
                 return Outcome.SKIPPED
             return await self._generate(task, command)
         except (TaskNotFound, TaskArchived) as error:
@@ -93,20 +113,22 @@ class Generations:
         hidden = domain.held_back(task.examples)
         shown = [example for example, own in zip(task.examples, hidden, strict=True) if not own]
         started = time.monotonic()
-        rounds = await self._play(task, command, shown, hidden)
+        incumbent = await self._incumbent(task, hidden)
+        rounds = await self._play(task, command, shown, hidden, incumbent)
         best = max(rounds, key=lambda played: played.rank)
         if not best.report.loaded:
             raise ProgramRejected(f"the generated program does not load in the sandbox: {best.report.problem}")
         cost = sum(played.program.cost for played in rounds)
-        publication = domain.publication(task, command, best, cost, time.monotonic() - started)
-        version = await self._patiently(lambda: self._store.publish(publication))
+        seconds = time.monotonic() - started
+        publication = domain.publication(task, command, best, cost, seconds, incumbent)
+        stored = await self._patiently(lambda: self._store.publish(publication))
         self._observer.checked(len(rounds))
         if best.accuracy is not None:
             self._observer.published(best.accuracy)
         log.info(
             "program_published",
             **_fields(command),
-            version=version,
+            version=stored.version,
             activated=publication.activate,
             accuracy=best.accuracy,
             rounds=len(rounds),
@@ -114,19 +136,40 @@ class Generations:
         )
         return Outcome.ACTIVATED if publication.activate else Outcome.DRAFT
 
+    async def _incumbent(self, task: TaskSpecification, hidden: list[bool]) -> Round | None:
+        """The active version on the examples as they are now; ``None`` when there is none that can be read."""
+        version = task.active_version
+        if version is None:
+            return None
+        try:
+            artifact = await self._patiently(lambda: self._store.artifact(task.id, version))
+        except ArtifactCorrupt as error:
+            log.warning("active_version_unreadable", task_id=str(task.id), version=version, reason=error.message)
+            return None
+        program = Program(artifact.code or "", artifact.entry_point)
+        return Round(program, await self._check(task, program, hidden))
+
     async def _play(
-        self, task: TaskSpecification, command: GenerateProgram, shown: list[Example], hidden: list[bool]
+        self,
+        task: TaskSpecification,
+        command: GenerateProgram,
+        shown: list[Example],
+        hidden: list[bool],
+        incumbent: Round | None,
     ) -> list[Round]:
-        """Rounds until one reaches the target, the generator repeats itself or fails, or the rounds are used up."""
+        """Rounds until one reaches the target, the generator repeats itself or fails, or the rounds are used up.
+
+        At least one; raises :class:`GeneratorFailed` when there is none.
+        """
         played: list[Round] = []
         while len(played) < self._rounds:
-            last = played[-1] if played else None
+            last = played[-1] if played else incumbent
             try:
                 program = await self._generator.generate(
                     domain.request_for(task, command, shown, last), command.generation_id
                 )
             except GeneratorFailed as error:
-                if last is None:
+                if not played:
                     raise
                 log.warning("round_failed", **_fields(command), round=len(played) + 1, reason=error.message)
                 break
@@ -135,6 +178,11 @@ class Generations:
             played.append(Round(program, await self._check(task, program, hidden)))
             if played[-1].reaches(task.accuracy_target):
                 break
+        if not played:
+            raise GeneratorFailed(
+                f"the generator wrote the active version {task.active_version} again; "
+                "give more examples, or constraints"
+            )
         return played
 
     async def _check(self, task: TaskSpecification, program: Program, hidden: list[bool]) -> CheckReport:
@@ -166,6 +214,38 @@ class Generations:
                 log.warning("waiting_for_service", code=error.code, reason=error.message, pause_seconds=pause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+class Submissions:
+    """Takes programs that somebody wrote. Somebody waits: nothing here is tried again."""
+
+    def __init__(self, store: ArtifactStore, checker: ProgramChecker) -> None:
+        self._store = store
+        self._checker = checker
+
+    async def submit(self, command: SubmitProgram) -> ProgramArtifact:
+        """Checks the program on the task's examples and publishes it.
+
+        Raises :class:`ProgramRejected` with what it got wrong, :class:`PayloadTooLarge` for code of more than
+        ``MAX_CODE_BYTES``, :class:`IdempotencyKeyReused`, :class:`TaskNotFound`, :class:`TaskArchived`, and what says
+        that the store or an executor is not there.
+        """
+        if len(command.code.encode()) > MAX_CODE_BYTES:
+            raise PayloadTooLarge(f"the code is larger than {MAX_CODE_BYTES} bytes")
+        task = await self._store.task(command.task)
+        if task.status is TaskStatus.ARCHIVED:
+            raise TaskArchived(f"task '{task.name}' is archived")
+        program = Program(command.code, command.entry_point, command.synthesis_strategy)
+        check = await asyncio.to_thread(lambda: domain.check_for(task, program, domain.held_back(task.examples)))
+        checked = Round(program, await self._checker.check(check))
+        rejected = domain.rejection(task, checked)
+        if rejected is not None:
+            raise rejected
+        publication = await asyncio.to_thread(domain.submission, task, command, checked)
+        artifact = await self._store.publish(publication)
+        if artifact.digest != domain.digest_of(command.code):
+            raise IdempotencyKeyReused("the idempotency key was used before with another program")
+        return artifact
 
 
 def _fields(command: GenerateProgram) -> dict[str, str]:

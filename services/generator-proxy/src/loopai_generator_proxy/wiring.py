@@ -20,7 +20,7 @@ from loopai_generator_proxy.adapters.http_generator import HttpGenerator, http_c
 from loopai_generator_proxy.adapters.rpc import RpcArtifactStore, RpcProgramChecker
 from loopai_generator_proxy.domain import RetryPolicy
 from loopai_generator_proxy.metrics import GenerationMetrics
-from loopai_generator_proxy.service import Generations
+from loopai_generator_proxy.service import Generations, Submissions
 from loopai_generator_proxy.settings import GeneratorProxySettings
 
 SERVICE: Final = "generator-proxy"
@@ -28,6 +28,7 @@ SERVICE: Final = "generator-proxy"
 _CONSUMERS: Final = (
     (subjects.EVENTS_STREAM, handlers.CREATED_CONSUMER),
     (subjects.COMMANDS_STREAM, handlers.GENERATE_CONSUMER),
+    *((subjects.DEAD_LETTERS_STREAM, name) for name in handlers.ABANDONED_CONSUMERS.values()),
 )
 
 
@@ -48,10 +49,12 @@ def build(settings: GeneratorProxySettings) -> Starlette:
         attempt_timeout_seconds=settings.attempt_timeout_seconds,
         total_timeout_seconds=settings.total_timeout_seconds,
     )
+    store = RpcArtifactStore(rpc)
+    checker = RpcProgramChecker(rpc, timeout_seconds=settings.check_timeout_seconds)
     generations = Generations(
-        RpcArtifactStore(rpc),
+        store,
         generator,
-        RpcProgramChecker(rpc, timeout_seconds=settings.check_timeout_seconds),
+        checker,
         metrics,
         rounds=settings.rounds,
         concurrency=settings.concurrency,
@@ -63,7 +66,7 @@ def build(settings: GeneratorProxySettings) -> Starlette:
     readiness.add("consumers", partial(_check_consumers, bus), required=False)
     readiness.add("generator", generator.check, required=False)
     bus.answer_ping(readiness)
-    handlers.register(bus, generations, concurrency=settings.concurrency)
+    handlers.register(bus, generations, Submissions(store, checker), concurrency=settings.concurrency)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, Strict
 
 from loopai_common.contracts.base import (
     ArtifactId,
@@ -20,6 +20,9 @@ from loopai_common.contracts.tasks import Isolation, JsonSchema, TaskReference
 
 MAX_CODE_BYTES = 1024 * 1024
 MAX_REPORTED_FAILURES = 20
+
+Percentage = Annotated[float, Strict(), Field(ge=0.0, le=100.0, allow_inf_nan=False)]
+"""A share of the executions that name no version."""
 
 
 class ArtifactStatus(StrEnum):
@@ -133,24 +136,53 @@ class PublishArtifact(Contract):
     validation: ValidationReport | None = None
     parent_version: VersionNumber | None = None
     activate: bool = True
+    only_over_parent: bool = False
+    """With ``activate``: only while ``parent_version`` is still the active one (``None``: none is)."""
     failure_reason: Annotated[str, Field(max_length=2000)] | None = None
-    """With ``activate=False``: why the task ends ``failed`` with this version as a draft (``None``: it does not)."""
+    """With ``activate=False``: why it is not, which is also why a task without an active version ends ``failed``."""
 
 
 class ActivateArtifact(Contract):
     """Command: move the pointer to ``version``, provided that it still points to ``expected_version``.
 
-    ``expected_version=None`` means that no version is active yet. Raises ``version_conflict`` when the pointer moved.
-    With a ``percentage`` below 100 the pointer stays, and ``version`` gets that share of the executions (0: none, the
-    rollout ends).
+    ``expected_version=None`` means that no version is active yet. Raises ``version_conflict`` when the pointer moved;
+    with ``unconditional`` it may be anywhere, and ``expected_version`` is not looked at. With a ``percentage`` below
+    100 the pointer stays, and ``version`` gets that share of the executions (0: none, its rollout ends).
     """
 
     task: TaskReference
     version: VersionNumber
     expected_version: VersionNumber | None
-    percentage: Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False)] = 100.0
+    unconditional: bool = False
+    percentage: Percentage = 100.0
     reason: Annotated[str, Field(max_length=2000)] = ""
     actor: Annotated[str, Field(max_length=200)] = "system"
+
+
+class ListActivations(Contract):
+    """Query: what was done to the pointer of a task, newest first, from before ``cursor`` on."""
+
+    task: TaskReference
+    limit: Annotated[int, Field(ge=1, le=200)] = 50
+    cursor: str | None = None
+
+
+class Activation(Contract):
+    """``to_version`` was given ``percentage`` of the executions: 100 moved the pointer from ``from_version`` to it."""
+
+    at: Timestamp
+    actor: str
+    from_version: Version | None
+    to_version: Version
+    percentage: float
+    reason: str
+
+
+class ActivationPage(Contract):
+    """A page of activations; ``next_cursor`` is ``None`` on the last one."""
+
+    items: tuple[Activation, ...]
+    next_cursor: str | None = None
 
 
 class ListArtifacts(Contract):
@@ -239,10 +271,11 @@ class ArtifactPublished(Contract):
 
 
 class ArtifactActivated(Contract):
-    """Event: the pointer of a task moved to ``version``."""
+    """Event: ``version`` was given ``percentage`` of a task's executions; with 100 the pointer is on it."""
 
     task_id: TaskId
     task_name: str
     version: Version
     previous_version: Version | None
     digest: Digest
+    percentage: float = 100.0

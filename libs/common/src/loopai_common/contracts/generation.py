@@ -6,10 +6,13 @@ from typing import Annotated
 from pydantic import Field, JsonValue
 
 from loopai_common.contracts.artifacts import Language, SynthesisStrategy
-from loopai_common.contracts.base import Contract, GenerationId, TaskId, Timestamp
-from loopai_common.contracts.tasks import Example, JsonSchema
+from loopai_common.contracts.base import Contract, GenerationId, TaskId, Timestamp, Version
+from loopai_common.contracts.tasks import MAX_EXAMPLES, Example, JsonSchema, TaskReference
 
 MAX_RESPONSE_BYTES = 2 * 1024 * 1024
+
+Constraints = Annotated[str, Field(max_length=5000)]
+"""What the program shall keep to, in the words of whoever asks for it."""
 
 
 class GenerateProgram(Contract):
@@ -17,8 +20,62 @@ class GenerateProgram(Contract):
 
     task_id: TaskId
     generation_id: GenerationId
-    constraints: Annotated[str, Field(max_length=5000)] | None = None
+    constraints: Constraints | None = None
     strategy: SynthesisStrategy = SynthesisStrategy.AUTO
+
+
+class StartGeneration(Contract):
+    """Command: add ``examples`` to the task and have a new version made; the answer says which generation that is."""
+
+    task: TaskReference
+    constraints: Constraints | None = None
+    strategy: SynthesisStrategy = SynthesisStrategy.AUTO
+    examples: Annotated[tuple[Example, ...], Field(max_length=MAX_EXAMPLES)] = ()
+
+
+class GenerationStarted(Contract):
+    """The generation is under way and will not be lost."""
+
+    task_id: TaskId
+    generation_id: GenerationId
+
+
+class GetGeneration(Contract):
+    """Query: what became of a generation."""
+
+    task_id: TaskId
+    generation_id: GenerationId
+
+
+class GenerationState(Contract):
+    """``version`` is what the generation made; ``None`` when it failed or has not ``ended``."""
+
+    ended: bool
+    version: Version | None = None
+
+
+class EntryPoint(StrEnum):
+    """The functions that a program may be called by; ``classify`` is given the text alone where the input has one."""
+
+    RUN = "run"
+    CLASSIFY = "classify"
+    MAIN = "main"
+
+
+class SubmitProgram(Contract):
+    """Command: check this program as a generated one is checked, and store it as the next version of the task.
+
+    Answers with the version. Raises ``program_rejected`` with the failures when it does not load or is below the
+    task's target. The same ``idempotency_key`` with the same code answers with the version that exists.
+    """
+
+    task: TaskReference
+    code: str
+    language: Language = Language.PYTHON
+    entry_point: EntryPoint = EntryPoint.RUN
+    synthesis_strategy: SynthesisStrategy = SynthesisStrategy.AUTO
+    activate: bool = True
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
 
 
 class TargetRuntime(StrEnum):

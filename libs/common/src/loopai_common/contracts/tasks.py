@@ -74,6 +74,8 @@ JsonSchema = Annotated[dict[str, JsonValue] | bool, BeforeValidator(_schema_shap
 Share = Annotated[float, Strict(), Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 """A number from 0 to 1; neither ``"0.5"`` nor ``true`` is one."""
 
+LatencyTarget = Annotated[int, Strict(), Field(ge=1, le=60_000)]
+
 _UUID_TEXT = re.compile(UUID_PATTERN)
 
 
@@ -98,9 +100,20 @@ class TaskDefinition(Contract):
     output_schema: JsonSchema
     examples: Annotated[tuple[Example, ...], Field(max_length=MAX_EXAMPLES)] = ()
     accuracy_target: Share = 0.9
-    latency_target_ms: Annotated[int, Strict(), Field(ge=1, le=60_000)] = 10
+    latency_target_ms: LatencyTarget = 10
     sampling_rate: Share = 0.1
     isolation: Isolation = Isolation.CALL
+
+
+class TaskChanges(Contract):
+    """What shall become of a task; ``None`` leaves a field as it is, ``examples`` are added to those there are."""
+
+    description: Description | None = None
+    accuracy_target: Share | None = None
+    latency_target_ms: LatencyTarget | None = None
+    sampling_rate: Share | None = None
+    isolation: Isolation | None = None
+    examples: Annotated[tuple[Example, ...], Field(max_length=MAX_EXAMPLES)] = ()
 
 
 class Rollout(Contract):
@@ -130,6 +143,8 @@ class TaskSummary(Contract):
     rollout: Rollout | None = None
     """The version that is being tried beside the active one, if any."""
     total_versions: int
+    revision: int = 1
+    """Counts the changes of the task; its ``ETag`` over HTTP."""
     created_at: Timestamp
     updated_at: Timestamp
 
@@ -173,6 +188,23 @@ class TaskPage(Contract):
     next_cursor: str | None = None
 
 
+class UpdateTask(Contract):
+    """Command: change the task, provided that its revision is one of ``expected_revisions`` (``None``: whichever).
+
+    Raises ``precondition_failed`` when it is not, and ``task_archived``.
+    """
+
+    task: TaskReference
+    changes: TaskChanges
+    expected_revisions: tuple[int, ...] | None = None
+
+
+class ArchiveTask(Contract):
+    """Command: the task runs no more and never changes again; its name stays taken. Doing it again changes nothing."""
+
+    task: TaskReference
+
+
 class FailTask(Contract):
     """Command: the generation ended without a program that may run. ``reason`` is shown to the author of the task.
 
@@ -190,6 +222,13 @@ class TaskCreated(Contract):
     task_id: TaskId
     name: str
     generation_id: GenerationId
+
+
+class TaskArchived(Contract):
+    """Event: the task runs no more."""
+
+    task_id: TaskId
+    name: str
 
 
 class TaskFailed(Contract):

@@ -35,6 +35,7 @@ _ABSENT: tuple[tuple[str, type[LoopaiError], str], ...] = (
     (subjects.PROGRAMS_CHECK, NoExecutor, "no executor is running; start one, or try again"),
     (subjects.ping("executor"), NoExecutor, "no executor is running"),
     (subjects.ping("generator-proxy"), GeneratorUnavailable, "no generator-proxy is running"),
+    (subjects.PROGRAMS_SUBMIT, GeneratorUnavailable, "no generator-proxy is running; start one, or try again"),
     ("loopai.rpc.v1.", StoreUnavailable, "the artifact store is not running; start it, or try again"),
 )
 

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from loopai_api.application import errors
 from loopai_api.clients import StoreClient
+from loopai_api.etags import etag, not_modified
 from loopai_api.models import ArtifactListResponse, ArtifactResponse
 from loopai_api.references import task_reference, version_reference
 from loopai_api.routes.tasks import json_response
@@ -42,8 +43,8 @@ def artifact_routes(prefix: str, store: StoreClient) -> APIRouter:
     async def get_artifact(task: str, version: str, request: Request) -> Response:
         """One version with its source; `{version}` is a number or `active`. The `ETag` is the digest of the source."""
         artifact = await store.get_artifact(task_reference(task), version_reference(version), include_code=True)
-        headers = {"ETag": f'"{artifact.digest}"', "Cache-Control": "no-cache"}
-        if _matches(request, artifact.digest):
+        headers = {"ETag": etag(artifact.digest), "Cache-Control": "no-cache"}
+        if not_modified(request, artifact.digest):
             return Response(status_code=304, headers=headers)
         return json_response(artifact, headers=headers)
 
@@ -63,15 +64,9 @@ def artifact_routes(prefix: str, store: StoreClient) -> APIRouter:
     async def get_code(task: str, version: str, request: Request) -> Response:
         """The program exactly as it was stored."""
         artifact = await store.get_artifact(task_reference(task), version_reference(version), include_code=True)
-        headers = {"ETag": f'"{artifact.digest}"', "Cache-Control": "no-cache"}
-        if _matches(request, artifact.digest):
+        headers = {"ETag": etag(artifact.digest), "Cache-Control": "no-cache"}
+        if not_modified(request, artifact.digest):
             return Response(status_code=304, headers=headers)
         return Response(artifact.code or "", media_type="text/x-python", headers=headers)
 
     return router
-
-
-def _matches(request: Request, digest: str) -> bool:
-    wanted = request.headers.get("if-none-match", "")
-    tags = {tag.strip().removeprefix("W/").strip('"') for tag in wanted.split(",")}
-    return digest in tags or "*" in tags

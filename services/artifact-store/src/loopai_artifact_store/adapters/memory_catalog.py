@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from uuid import UUID
 
 from loopai_artifact_store.domain import (
@@ -21,6 +22,7 @@ from loopai_artifact_store.domain import (
     TaskKey,
     TaskState,
     artifact_not_found,
+    share_of,
     take_page,
     task_not_found,
 )
@@ -33,13 +35,17 @@ from loopai_common.errors import IdempotencyKeyReused, TaskAlreadyExists
 @dataclass(slots=True)
 class _Record:
     task: Task
-    examples: str
+    examples: list[str]
     artifacts: list[Artifact] = field(default_factory=list)
     activations: list[Activation] = field(default_factory=list)
     generations: dict[GenerationId, Generation] = field(default_factory=dict)
 
     def all_artifacts(self) -> list[Artifact]:
-        return [replace(known, active=known.version == self.task.active_version) for known in self.artifacts]
+        active, rollout = self.task.active_version, self.task.rollout
+        return [
+            replace(known, active=known.version == active, percentage=share_of(known.version, active, rollout))
+            for known in self.artifacts
+        ]
 
     def artifact(self, version: Version) -> Artifact | None:
         return next((known for known in self.all_artifacts() if known.version == version), None)
@@ -64,7 +70,7 @@ class MemoryCatalog:
             return task_id
         if task.name in self._ids:
             raise TaskAlreadyExists(f"there is a task named '{task.name}' already")
-        self._records[task.id] = _Record(task, creation.examples)
+        self._records[task.id] = _Record(task, [creation.examples.text])
         self._ids[task.name] = task.id
         if claim is not None:
             self._claims[claim.key] = (claim, task.id)
@@ -88,9 +94,13 @@ class MemoryCatalog:
         if change.artifact is not None:
             record.artifacts.append(change.artifact)
         if change.activation is not None:
-            record.activations.append(change.activation)
-            index = change.activation.to_version - 1
-            record.artifacts[index] = replace(record.artifacts[index], deployed_at=change.activation.at)
+            number = len(record.activations) + 1
+            record.activations.append(replace(change.activation, number=number))
+            if change.activation.moves_pointer:
+                index = change.activation.to_version - 1
+                record.artifacts[index] = replace(record.artifacts[index], deployed_at=change.activation.at)
+        if change.examples is not None:
+            record.examples.append(change.examples.text)
         if change.generation is not None:
             record.generations[change.generation.id] = change.generation
         self._outbox.update({event.id: event for event in change.events})
@@ -100,7 +110,8 @@ class MemoryCatalog:
         return self._record(key).task
 
     async def examples(self, task_id: TaskId) -> str:
-        return self._record(task_id).examples
+        lists = (text[1:-1] for text in self._record(task_id).examples)
+        return f"[{','.join(filter(None, lists))}]"
 
     async def tasks(
         self, *, after: TaskId | None, limit: int, status: TaskStatus | None, name_prefix: str | None
@@ -126,9 +137,14 @@ class MemoryCatalog:
         found = () if record is None else record.all_artifacts()[after:]
         return take_page(found, limit, lambda artifact: len(artifact.document.model_dump_json()))
 
-    async def activations(self, task_id: TaskId) -> tuple[Activation, ...]:
+    async def activations(self, task_id: TaskId, *, before: int | None, limit: int) -> Page[Activation]:
         record = self._records.get(task_id)
-        return () if record is None else tuple(record.activations)
+        found = [] if record is None else record.activations[: None if before is None else before - 1]
+        return take_page(reversed(found), limit, lambda activation: len(activation.reason))
+
+    async def generation(self, task_id: TaskId, generation_id: GenerationId) -> Generation | None:
+        record = self._records.get(task_id)
+        return None if record is None else record.generations.get(generation_id)
 
     async def digests(self, task_id: TaskId) -> frozenset[Digest]:
         record = self._records.get(task_id)
@@ -140,6 +156,12 @@ class MemoryCatalog:
     async def remove_events(self, ids: Sequence[str]) -> None:
         for event_id in ids:
             self._outbox.pop(event_id, None)
+
+    async def forget_claims(self, before: datetime) -> int:
+        old = [key for key, (_, task_id) in self._claims.items() if self._records[task_id].task.created_at < before]
+        for key in old:
+            del self._claims[key]
+        return len(old)
 
     async def backlog(self) -> Backlog:
         waiting = list(self._outbox.values())

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -26,12 +27,13 @@ from loopai_artifact_store.domain import (
     TaskState,
     artifact_not_found,
     artifact_status,
+    share_of,
     take_page,
     task_not_found,
 )
 from loopai_common.contracts.artifacts import ArtifactStatus, ProgramArtifact
 from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version, format_timestamp
-from loopai_common.contracts.tasks import TaskStatus
+from loopai_common.contracts.tasks import Isolation, Rollout, TaskStatus
 from loopai_common.errors import IdempotencyKeyReused, TaskAlreadyExists
 
 T = TypeVar("T")
@@ -109,13 +111,24 @@ _MIGRATIONS: tuple[str, ...] = (
         traceparent TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    ALTER TABLE tasks ADD COLUMN isolation TEXT NOT NULL DEFAULT 'call';
+    ALTER TABLE tasks ADD COLUMN examples_bytes INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tasks ADD COLUMN rollout_version INTEGER;
+    ALTER TABLE tasks ADD COLUMN rollout_percentage REAL;
+    ALTER TABLE tasks ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
+    UPDATE tasks SET examples_bytes =
+        (SELECT length(CAST(examples AS BLOB)) FROM examples WHERE task_id = tasks.id);
+    CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+    """,
 )
 
 
 def prepare_catalog(path: Path) -> None:
     """Makes the file where it is missing and brings its schema up to date. Safe for several processes at once.
 
-    Raises :class:`StoreUnavailable` when the file cannot be written or is newer than this program.
+    Raises :class:`~loopai_common.errors.StoreUnavailable` when the file cannot be written or is newer than this
+    program.
     """
     prepare(path, _MIGRATIONS)
 
@@ -137,7 +150,7 @@ class SqliteCatalog(SqliteFile):
             if connection.execute("SELECT 1 FROM tasks WHERE name = ?", (task.name,)).fetchone() is not None:
                 raise TaskAlreadyExists(f"there is a task named '{task.name}' already")
             _insert(connection, "tasks", _task_row(task))
-            _insert(connection, "examples", {"task_id": str(task.id), "examples": creation.examples})
+            _insert(connection, "examples", {"task_id": str(task.id), "examples": creation.examples.text})
             if claim is not None:
                 _insert(
                     connection,
@@ -220,12 +233,17 @@ class SqliteCatalog(SqliteFile):
 
         return await self._read("artifacts", work)
 
-    async def activations(self, task_id: TaskId) -> tuple[Activation, ...]:
-        def work(connection: sqlite3.Connection) -> tuple[Activation, ...]:
-            rows = connection.execute("SELECT * FROM activations WHERE task_id = ? ORDER BY sequence", (str(task_id),))
-            return tuple(map(_activation, rows))
+    async def activations(self, task_id: TaskId, *, before: int | None, limit: int) -> Page[Activation]:
+        def work(connection: sqlite3.Connection) -> Page[Activation]:
+            query = "SELECT * FROM activations WHERE task_id = ? AND sequence < ? ORDER BY sequence DESC"
+            values = (str(task_id), _NO_SEQUENCE if before is None else before)
+            with closing(connection.execute(query, values)) as rows:
+                return take_page(map(_activation, rows), limit, lambda activation: len(activation.reason))
 
         return await self._read("activations", work)
+
+    async def generation(self, task_id: TaskId, generation_id: GenerationId) -> Generation | None:
+        return await self._read("generation", lambda connection: _find_generation(connection, task_id, generation_id))
 
     async def digests(self, task_id: TaskId) -> frozenset[Digest]:
         def work(connection: sqlite3.Connection) -> frozenset[Digest]:
@@ -245,6 +263,13 @@ class SqliteCatalog(SqliteFile):
             connection.executemany("DELETE FROM outbox WHERE id = ?", [(id_,) for id_ in ids])
 
         await self._write("remove_events", work)
+
+    async def forget_claims(self, before: datetime) -> int:
+        def work(connection: sqlite3.Connection) -> int:
+            query = "DELETE FROM idempotency_keys WHERE created_at < ?"
+            return connection.execute(query, (format_timestamp(before),)).rowcount
+
+        return await self._write("forget_claims", work)
 
     async def backlog(self) -> Backlog:
         def work(connection: sqlite3.Connection) -> Backlog:
@@ -283,10 +308,15 @@ def _apply(connection: sqlite3.Connection, before: Task, change: Change) -> None
         _insert(connection, "artifacts", _artifact_row(task_id, change.artifact))
     if change.activation is not None:
         _insert(connection, "activations", _activation_row(task_id, change.activation))
-        connection.execute(
-            "UPDATE artifacts SET deployed_at = ? WHERE task_id = ? AND version = ?",
-            (format_timestamp(change.activation.at), task_id, change.activation.to_version),
-        )
+        if change.activation.moves_pointer:
+            connection.execute(
+                "UPDATE artifacts SET deployed_at = ? WHERE task_id = ? AND version = ?",
+                (format_timestamp(change.activation.at), task_id, change.activation.to_version),
+            )
+    if change.examples is not None:
+        (known,) = connection.execute("SELECT examples FROM examples WHERE task_id = ?", (task_id,)).fetchone()
+        more = change.examples.text if known == "[]" else f"{known[:-1]},{change.examples.text[1:]}"
+        connection.execute("UPDATE examples SET examples = ? WHERE task_id = ?", (more, task_id))
     if change.generation is not None:
         connection.execute(
             "INSERT INTO generations (task_id, id, version) VALUES (?, ?, ?)"
@@ -294,18 +324,9 @@ def _apply(connection: sqlite3.Connection, before: Task, change: Change) -> None
             (task_id, str(change.generation.id), change.generation.version),
         )
     if change.task != before:
-        connection.execute(
-            "UPDATE tasks SET status = ?, status_reason = ?, active_version = ?, total_versions = ?, updated_at = ?"
-            " WHERE id = ?",
-            (
-                change.task.status.value,
-                change.task.status_reason,
-                change.task.active_version,
-                change.task.total_versions,
-                format_timestamp(change.task.updated_at),
-                task_id,
-            ),
-        )
+        row = _task_row(change.task)
+        columns = ", ".join(f"{column} = :{column}" for column in row)
+        connection.execute(f"UPDATE tasks SET {columns} WHERE id = :id", row)  # noqa: S608  # constants only
     for event in change.events:
         _insert(connection, "outbox", _event_row(event))
 
@@ -326,7 +347,7 @@ def _find_generation(connection: sqlite3.Connection, task_id: TaskId, generation
 
 
 _SELECT_ARTIFACT = (
-    "SELECT artifacts.*, version IS active_version AS active"
+    "SELECT artifacts.*, active_version, rollout_version, rollout_percentage"
     " FROM artifacts JOIN tasks ON tasks.id = task_id WHERE task_id = ?"
 )
 
@@ -336,14 +357,18 @@ def _find_artifact(connection: sqlite3.Connection, task_id: TaskId, version: Ver
     return None if row is None else _artifact(row)
 
 
-_TASK_COLUMNS = tuple(column.name for column in fields(Task))
+_TASK_COLUMNS = tuple(column.name for column in fields(Task) if column.name != "rollout")
+_NO_SEQUENCE = 2**63 - 1
 
 
 def _task_row(task: Task) -> dict[str, Any]:
     row = {column: getattr(task, column) for column in _TASK_COLUMNS}
     return row | {
         "id": str(task.id),
+        "isolation": task.isolation.value,
         "status": task.status.value,
+        "rollout_version": None if task.rollout is None else task.rollout.version,
+        "rollout_percentage": None if task.rollout is None else task.rollout.percentage,
         "created_at": format_timestamp(task.created_at),
         "updated_at": format_timestamp(task.updated_at),
     }
@@ -353,11 +378,19 @@ def _task(row: sqlite3.Row) -> Task:
     values = {column: row[column] for column in _TASK_COLUMNS}
     values |= {
         "id": TaskId(UUID(row["id"])),
+        "isolation": Isolation(row["isolation"]),
         "status": TaskStatus(row["status"]),
+        "rollout": _rollout(row),
         "created_at": moment(row["created_at"]),
         "updated_at": moment(row["updated_at"]),
     }
     return Task(**values)
+
+
+def _rollout(row: sqlite3.Row) -> Rollout | None:
+    if row["rollout_version"] is None:
+        return None
+    return Rollout(version=row["rollout_version"], percentage=row["rollout_percentage"])
 
 
 def _artifact_row(task_id: str, artifact: Artifact) -> dict[str, Any]:
@@ -378,18 +411,22 @@ def _artifact(row: sqlite3.Row) -> Artifact:
         ProgramArtifact.model_validate_json(row["document"]),
         GenerationId(UUID(row["generation_id"])),
         None if row["deployed_at"] is None else moment(row["deployed_at"]),
-        bool(row["active"]),
+        row["version"] == row["active_version"],
+        share_of(row["version"], row["active_version"], _rollout(row)),
     )
 
 
+_ACTIVATION_COLUMNS = tuple(column.name for column in fields(Activation) if column.name != "number")
+
+
 def _activation_row(task_id: str, activation: Activation) -> dict[str, Any]:
-    row = {column.name: getattr(activation, column.name) for column in fields(Activation)}
+    row = {column: getattr(activation, column) for column in _ACTIVATION_COLUMNS}
     return row | {"task_id": task_id, "at": format_timestamp(activation.at)}
 
 
 def _activation(row: sqlite3.Row) -> Activation:
-    values = {column.name: row[column.name] for column in fields(Activation)}
-    return Activation(**values | {"at": moment(row["at"])})
+    values = {column: row[column] for column in _ACTIVATION_COLUMNS}
+    return Activation(**values | {"at": moment(row["at"]), "number": row["sequence"]})
 
 
 def _event_row(event: Event) -> dict[str, Any]:

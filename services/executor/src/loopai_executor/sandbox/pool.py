@@ -95,6 +95,8 @@ class Lane:
         self._load_failure: Answer | None = None
         self._item_seconds: float | None = None
         self._memory_checked = 0.0
+        self._isolation = program.isolation
+        """What the worker was loaded with; the task may have been changed since."""
 
     @property
     def size(self) -> int:
@@ -159,6 +161,8 @@ class Lane:
     def _worn(self, worker: WorkerProcess) -> bool:
         now = time.monotonic()
         if worker.served >= _MAX_CALLS or now - worker.born > _MAX_AGE_SECONDS:
+            return True
+        if self._isolation is not self.program.isolation:
             return True
         if now - self._memory_checked < _MEMORY_CHECK_SECONDS:
             return False
@@ -262,6 +266,7 @@ class Lane:
     async def _start(self) -> None:
         try:
             worker = await self._take()
+            self._isolation = self.program.isolation
             try:
                 answer = await load(worker, self.program, self._pool.limits)
             except BaseException:
@@ -452,6 +457,7 @@ class Pool:
         lane = self._lanes.get(key)
         if lane is not None:
             self._lanes.move_to_end(key)
+            lane.program = program
             return lane
         if self._closed:
             raise ShuttingDown("the executor is stopping; try again")

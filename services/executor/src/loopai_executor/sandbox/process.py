@@ -219,6 +219,12 @@ class WorkerProcess:
         if not self._exit.done():
             self._exit.set_result(death)
 
+    def finish(self) -> None:
+        """The worker is gone: takes what it said last, which may be in the pipe still, and lets go of it."""
+        while self._open and self._readable():
+            pass
+        self.kill()
+
     def resident_bytes(self) -> int:
         """Its memory right now, 0 where the kernel does not say."""
         try:
@@ -242,16 +248,21 @@ class WorkerProcess:
             elif self._pid and sys.platform != "linux":
                 os.kill(self._pid, number)
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Takes what is in the pipe; returns whether there was something."""
         try:
             data = os.read(self._reads, _READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
-        if not data:
+        if data:
+            self._receive(data)
+        else:
             self.kill()
-            return
+        return bool(data)
+
+    def _receive(self, data: bytes) -> None:
         # The usual case: one read is one frame.
         if not self._buffer and len(data) >= LENGTH.size and len(data) == LENGTH.size + LENGTH.unpack_from(data)[0]:
             self._take(data[LENGTH.size :])
@@ -443,7 +454,7 @@ class Zygote:
         self._on_exit(WorkerUsage(told.cpu_seconds, told.peak_memory_bytes))
         if worker is not None:
             worker.exited(self._death_of(told.exit_code))
-            worker.kill()
+            worker.finish()
 
     def _not_forked(self, told: NotForked) -> None:
         self._workers.pop(told.worker, None)

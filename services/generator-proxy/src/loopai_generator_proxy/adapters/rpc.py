@@ -1,9 +1,10 @@
 """The artifact store and the executors, over the bus."""
 
 from loopai_common.contracts import subjects
-from loopai_common.contracts.artifacts import ProgramArtifact, PublishArtifact
+from loopai_common.contracts.artifacts import GetArtifact, ProgramArtifact, PublishArtifact
 from loopai_common.contracts.base import TaskId, Version
 from loopai_common.contracts.execution import CheckProgram, CheckReport
+from loopai_common.contracts.generation import GenerateProgram, GenerationState, GetGeneration
 from loopai_common.contracts.tasks import FailTask, GetTask, TaskSpecification, TaskSummary
 from loopai_common.runtime.rpc import RpcClient
 
@@ -16,15 +17,25 @@ class RpcArtifactStore:
     def __init__(self, client: RpcClient) -> None:
         self._client = client
 
-    async def task(self, task_id: TaskId) -> TaskSpecification:
+    async def task(self, task: str) -> TaskSpecification:
         """The task with its examples."""
-        query = GetTask(task=str(task_id))
+        query = GetTask(task=task)
         return await self._client.call(subjects.TASKS_GET, query, TaskSpecification, timeout=_STORE_SECONDS)
 
-    async def publish(self, command: PublishArtifact) -> Version:
+    async def artifact(self, task_id: TaskId, version: Version) -> ProgramArtifact:
+        """A version with its code."""
+        query = GetArtifact(task=str(task_id), version=version, include_code=True)
+        return await self._client.call(subjects.ARTIFACTS_GET, query, ProgramArtifact, timeout=_STORE_SECONDS)
+
+    async def version_made(self, command: GenerateProgram) -> Version | None:
+        """The version that came of the command already."""
+        query = GetGeneration(task_id=command.task_id, generation_id=command.generation_id)
+        state = await self._client.call(subjects.GENERATIONS_GET, query, GenerationState, timeout=_STORE_SECONDS)
+        return state.version
+
+    async def publish(self, command: PublishArtifact) -> ProgramArtifact:
         """Stores the program as the next version."""
-        stored = await self._client.call(subjects.ARTIFACTS_PUBLISH, command, ProgramArtifact, timeout=_STORE_SECONDS)
-        return stored.version
+        return await self._client.call(subjects.ARTIFACTS_PUBLISH, command, ProgramArtifact, timeout=_STORE_SECONDS)
 
     async def fail(self, command: FailTask) -> None:
         """Ends the generation without a program."""

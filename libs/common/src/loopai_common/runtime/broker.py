@@ -134,8 +134,8 @@ class Bus:
                     pending_bytes_limit=_MAX_RAW_PENDING_BYTES,
                 )
             )
-        # A request sent now must find the subscriptions. nats.py writes the PING of a flush ahead of what is pending, so
-        # only the answer to a second one says that the server has them.
+        # A request sent now must find the subscriptions. nats.py writes the PING of a flush ahead of what is pending,
+        # so only the answer to a second one says that the server has them.
         await self._client.flush()
         await self._client.flush()
 

@@ -201,8 +201,22 @@ async def test_a_durable_command_that_raises_comes_again_until_it_succeeds(
     assert info.state.messages == 0
 
 
+@pytest.mark.parametrize(
+    ("error", "deliveries", "expected_tries", "code"),
+    [
+        (KeyError("always"), 5, 5, "internal"),
+        (StoreUnavailable("always"), 7, 7, "store_unavailable"),
+        (KeyError("always"), 7, 5, "internal"),
+    ],
+    ids=["poison", "away", "patience-is-not-for-poison"],
+)
 async def test_a_poisonous_command_ends_as_a_readable_dead_letter(
-    own_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    own_server: NatsServer,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    deliveries: int,
+    expected_tries: int,
+    code: str,
 ) -> None:
     monkeypatch.setattr(broker_module, "_RETRY_DELAYS_SECONDS", (0.02,))
     tries = 0
@@ -211,9 +225,15 @@ async def test_a_poisonous_command_ends_as_a_readable_dead_letter(
     async def handler(message: FailTask) -> None:
         nonlocal tries
         tries += 1
-        raise KeyError("always")
+        raise error
 
-    bus.on_durable(subjects.TASK_GENERATE_COMMAND, stream=subjects.COMMANDS_STREAM, name="p", concurrency=1)(handler)
+    bus.on_durable(
+        subjects.TASK_GENERATE_COMMAND,
+        stream=subjects.COMMANDS_STREAM,
+        name="p",
+        concurrency=1,
+        deliveries=deliveries,
+    )(handler)
     async with running(bus):
         body = FailTask(task_id=new_uuid(), generation_id=new_uuid(), reason="r").model_dump_json().encode()
         await bus.jetstream.publish(subjects.TASK_GENERATE_COMMAND, body, headers={"X-Correlation-ID": "c-1"})
@@ -229,11 +249,11 @@ async def test_a_poisonous_command_ends_as_a_readable_dead_letter(
         async with asyncio.timeout(20):  # the letter is stored before the message is given up
             while (await bus.jetstream.stream_info(subjects.COMMANDS_STREAM)).state.messages:
                 await asyncio.sleep(0.02)
-    assert tries == broker_module.MAX_DELIVERIES
+    assert tries == expected_tries
     assert letter.data == body
     assert letter.headers is not None
     assert letter.headers["Loopai-Dead-Letter-Subject"] == subjects.TASK_GENERATE_COMMAND
-    assert letter.headers["Nats-Service-Error-Code"] == "internal"
+    assert letter.headers["Nats-Service-Error-Code"] == code
     assert letter.headers["X-Correlation-ID"] == "c-1"
 
 

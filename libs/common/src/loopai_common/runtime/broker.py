@@ -134,7 +134,10 @@ class Bus:
                     pending_bytes_limit=_MAX_RAW_PENDING_BYTES,
                 )
             )
-        await self._client.flush()  # a request sent now must find the subscriptions (faststream#2563 and kin)
+        # A request sent now must find the subscriptions. nats.py writes the PING of a flush ahead of what is pending,
+        # so only the answer to a second one says that the server has them.
+        await self._client.flush()
+        await self._client.flush()
 
     async def drain(self) -> None:
         """Stops taking, waits for what was taken, closes the connection. Bounded by the grace period."""

@@ -5,11 +5,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from prometheus_client import CollectorRegistry
 from pydantic import JsonValue
 
+from loopai_artifact_store import domain
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
-from loopai_artifact_store.domain import Change, TaskState
+from loopai_artifact_store.domain import Activation, Change, Origin, TaskState
+from loopai_artifact_store.metrics import StoreMetrics
 from loopai_artifact_store.service import ArtifactStore
 from loopai_common.contracts.artifacts import (
     MAX_CODE_BYTES,
@@ -23,6 +26,7 @@ from loopai_common.contracts.artifacts import (
 from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version
 from loopai_common.contracts.tasks import Example, FailTask, GetTask, ListTasks, TaskStatus
 from loopai_common.errors import (
+    ActivationRefused,
     ArtifactCorrupt,
     ArtifactNotFound,
     PayloadTooLarge,
@@ -276,3 +280,30 @@ async def test_the_outbox_is_woken_when_events_were_stored_and_only_then(catalog
     await store.publish(command)
     await store.publish(command)
     assert len(woken) == 2
+
+
+@pytest.mark.parametrize("percentage", [100.0, 10.0])
+async def test_a_version_that_failed_is_not_activated(
+    store: ArtifactStore, catalog: MemoryCatalog, percentage: float
+) -> None:
+    task = await store.create_task(creating())
+    await store.publish(publishing(task.id))
+    artifact = await catalog.artifact(await catalog.task(task.id), Version(1))
+    document = artifact.document.model_copy(update={"version": 2, "status": ArtifactStatus.FAILED})
+    failed = replace(artifact, document=document, active=False, percentage=0.0, deployed_at=None)
+    command = ActivateArtifact(task=task.name, version=Version(2), expected_version=Version(1), percentage=percentage)
+    state = TaskState(await catalog.task(task.id), target=failed)
+    with pytest.raises(ActivationRefused):
+        domain.activate(state, command, Origin(datetime.now(UTC), "order-17", ""))
+
+
+@pytest.mark.parametrize(
+    ("percentage", "previous", "direction"),
+    [(100.0, None, "forward"), (100.0, 1, "forward"), (100.0, 3, "back"), (10.0, 3, "rollout"), (0.0, 1, "rollout")],
+)
+def test_activations_are_counted_by_direction(percentage: float, previous: int | None, direction: str) -> None:
+    registry = CollectorRegistry()
+    before = None if previous is None else Version(previous)
+    activation = Activation(datetime.now(UTC), "ann", before, Version(2), percentage, "")
+    StoreMetrics(registry).activated(activation)
+    assert registry.get_sample_value("loopai_activations_total", {"direction": direction}) == 1.0

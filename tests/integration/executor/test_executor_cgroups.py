@@ -59,7 +59,7 @@ async def _limited_pool(limits: GroupLimits) -> AsyncIterator[tuple[Pool, Path]]
     async with sandbox_group(limits) as group:
         assert group is not None
         [directory] = base.glob(f"loopai-sandbox-{os.getpid()}")
-        pool = Pool(replace(LIMITS, degraded=True), Counts())
+        pool = Pool(replace(LIMITS, degraded=True, load_timeout_ms=20_000), Counts())
         await pool.start(group)
         try:
             yield pool, directory
@@ -90,7 +90,9 @@ async def test_zygote_and_workers_live_in_the_group_and_it_ends_with_them() -> N
 @delegated
 async def test_worker_that_the_kernel_ends_for_the_groups_memory_has_hit_its_memory_limit() -> None:
     async with _limited_pool(GroupLimits(160 * MIB, 100)) as (pool, _):
-        greedy = [program(HOLDS_40_MIB, task=f"greedy-{n}") for n in range(8)]
+        greedy = [program(HOLDS_40_MIB, task=f"greedy-{n}") for n in range(6)]
+        for target in greedy:
+            await run(pool, target, [0], timeout_ms=20_000)
         sinks = [submit(pool, target, [2.0], timeout_ms=20_000) for target in greedy]
         async with asyncio.timeout(4 * PATIENCE_SECONDS):
             await asyncio.gather(*(sink.done for sink in sinks))

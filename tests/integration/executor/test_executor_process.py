@@ -134,15 +134,42 @@ def test_missing_kernel_feature_refuses_the_start(nats_server: NatsServer) -> No
 
 async def test_degraded_sandbox_runs_and_says_so(nats_server: NatsServer) -> None:
     masked = [sys.executable, "-m", "tests.support.masked", *_COMMAND]
+    store = StubStore()
+    store.add("echo", "def run(x):\n    return x\n")
+    lacks = "Landlock (Linux 5.13 with landlock among the enabled LSMs)"
     with executor(nats_server.url, command=masked, LOOPAI_EXECUTOR_SANDBOX="degraded") as degraded:
-        body = await degraded.ready()
-        assert body["status"] == "degraded"
-        assert "Landlock" in json.dumps(body["checks"])
+        async with running(new_bus("tests", nats_server.url)) as bus, store.serving(nats_server.url):
+            body = await degraded.ready()
+            assert body["status"] == "degraded"
+            checks = body["checks"]
+            assert isinstance(checks, dict)
+            assert checks["nats"]["status"] == "healthy"
+            assert (checks["sandbox"]["status"], checks["sandbox"]["detail"]) == ("degraded", f"degraded: {lacks}")
+            subject = subjects.execute("echo", None)
+            reply = await bus.client.request(subject, b'{"input": 7}', timeout=PATIENCE_SECONDS)
+            assert json.loads(reply.data)["output"] == 7
+            pong = await bus.client.request(subjects.ping("executor"), b"{}", timeout=PATIENCE_SECONDS)
+            told = json.loads(pong.data)
+            assert (told["status"], told["detail"]) == ("degraded", f"sandbox: degraded: {lacks}")
         async with httpx.AsyncClient() as http:
             metrics = (await http.get(f"{degraded.url}/metrics")).text
         assert "loopai_sandbox_degraded 1.0" in metrics
         degraded.process.send_signal(signal.SIGTERM)
-        assert "sandbox_degraded" in degraded.output()
+        records = [json.loads(line) for line in degraded.output().splitlines() if line.startswith("{")]
+    logged = [record for record in records if record["event"] == "sandbox_degraded"]
+    assert [(record["level"], record["missing"]) for record in logged] == [("warning", [lacks])]
+
+
+async def test_whole_sandbox_is_not_called_degraded(nats_server: NatsServer) -> None:
+    with executor(nats_server.url) as whole:
+        checks = (await whole.ready())["checks"]
+        assert isinstance(checks, dict)
+        assert (checks["sandbox"]["status"], checks["sandbox"]["detail"]) == ("healthy", None)
+        async with httpx.AsyncClient() as http:
+            metrics = (await http.get(f"{whole.url}/metrics")).text
+        assert "loopai_sandbox_degraded 0.0" in metrics
+        whole.process.send_signal(signal.SIGTERM)
+        assert "sandbox_degraded" not in whole.output()
 
 
 def test_unknown_setting_is_one_sentence(nats_server: NatsServer) -> None:

@@ -98,6 +98,7 @@ class SandboxGroup:
         async with asyncio.timeout(_REMOVE_SECONDS):
             while not _removed(self._directory):  # noqa: ASYNC110  # the kernel offers nothing to wait for
                 await asyncio.sleep(_REMOVE_POLL_SECONDS)
+        _remove_abandoned(self._directory.parent)
         _return_to(self._directory.parent)
 
     def _ooms(self) -> int:

@@ -73,7 +73,7 @@ class Bench:
         self.gives_up = False
         counts = Counts()
         recorder = Recorder(self.records, counts, max_per_second=50)
-        catalogue = Catalogue(self.store, max_code_bytes=1 << 20)
+        catalogue = Catalogue(self.store, counts, max_code_bytes=1 << 20)
         executions = ExecutionService(catalogue, self.pool, NoFrames(), recorder, counts, default_timeout_ms=1000)
         self.commands = CommandService(executions, self.pool, self.records, max_queued_items=20)
 

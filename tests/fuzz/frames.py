@@ -4,16 +4,23 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
 
-from loopai_common.contracts.artifacts import FetchProgram, ProgramCode, ResolvedProgram, ResolveProgram
+from loopai_common.contracts.artifacts import (
+    FetchProgram,
+    ProgramCode,
+    ResolvedProgram,
+    ResolveProgram,
+    ResolvePrograms,
+)
 from loopai_common.contracts.base import ArtifactId, Contract, Digest, TaskId, Version
 from loopai_common.contracts.execution import EncodedRecord, ExecutionError, ExecutionRecord
 from loopai_common.contracts.frames import AnswerKind, Frame, FrameGroup, FrameItem, FramePart
 from loopai_common.errors import MalformedJson, Overloaded, TaskNotFound
+from loopai_common.runtime.errors import failure_of
 from loopai_common.runtime.rpc import RpcClient
 from loopai_executor.adapters.nats_program_source import NatsProgramSource
 from loopai_executor.catalogue import Catalogue
@@ -56,10 +63,21 @@ class StoreInMemory(RpcClient):
     async def call(self, subject: str, request: Contract, answer: type[T], *, timeout: float) -> T:
         if isinstance(request, FetchProgram):
             return answer.model_validate(ProgramCode(digest=request.digest, code=_CODE).model_dump())
+        if isinstance(request, ResolvePrograms):
+            return answer.model_validate({"outcomes": [self._outcome(query) for query in request.queries]})
         assert isinstance(request, ResolveProgram)
-        if request.task != "known":
+        return answer.model_validate(self._resolved(request).model_dump())
+
+    def _outcome(self, query: ResolveProgram) -> dict[str, Any]:
+        try:
+            return self._resolved(query).model_dump()
+        except TaskNotFound as error:
+            return failure_of(error).model_dump()
+
+    def _resolved(self, query: ResolveProgram) -> ResolvedProgram:
+        if query.task != "known":
             raise TaskNotFound("there is no such task")
-        resolved = ResolvedProgram(
+        return ResolvedProgram(
             task_id=TaskId(UUID(int=1)),
             task_name="known",
             artifact_id=ArtifactId(UUID(int=2)),
@@ -70,7 +88,6 @@ class StoreInMemory(RpcClient):
             output_schema=True,
             sampling_rate=0.5,
         )
-        return answer.model_validate(resolved.model_dump())
 
 
 class PoolInMemory:
@@ -137,7 +154,7 @@ async def _scenario(body: bytes) -> None:
         require(parts.owed == 0 and not parts.parts, "a frame that is refused leaves no reply open")
         return
     items = sum(len(group.items) for group in msgspec.json.decode(body, type=Frame).groups)
-    for _ in range(100):
+    for _ in range(1000):
         if not parts.owed:
             break
         await asyncio.sleep(0)

@@ -14,13 +14,17 @@ from loopai_common.contracts.artifacts import (
     FetchProgram,
     ProgramCode,
     ResolvedProgram,
+    ResolvedPrograms,
     ResolvedRollout,
     ResolveProgram,
+    ResolvePrograms,
 )
 from loopai_common.contracts.base import ArtifactId, Digest, TaskId, Version
+from loopai_common.contracts.failure import Failure
 from loopai_common.contracts.tasks import Isolation
-from loopai_common.errors import ArtifactNotFound, StoreUnavailable, TaskNotFound, TaskNotReady
+from loopai_common.errors import ArtifactNotFound, LoopaiError, StoreUnavailable, TaskNotFound, TaskNotReady
 from loopai_common.identifiers import new_uuid
+from loopai_common.runtime.errors import failure_of
 from tests.support.bus import new_bus, running
 
 
@@ -48,6 +52,8 @@ class StubStore:
         self.resolved = 0
         self.fetched = 0
         self.corrupt = False
+        self.together = 0
+        self.terse = False
         self.lost: set[str] = set()
 
     def add(self, name: str, *codes: str, active: int | None = 1, **changes: object) -> StubTask:
@@ -81,6 +87,17 @@ class StubStore:
             rollout=None if query.version or task.rollout is None else _rollout(task, *task.rollout),
         )
 
+    async def resolve_many(self, query: ResolvePrograms) -> ResolvedPrograms:
+        """As the artifact store does; with ``terse`` set, only the first outcome fits its message."""
+        self.together += 1
+        outcomes: list[ResolvedProgram | Failure] = []
+        for one in query.queries[: 1 if self.terse else None]:
+            try:
+                outcomes.append(await self.resolve(one))
+            except LoopaiError as error:
+                outcomes.append(failure_of(error))
+        return ResolvedPrograms(outcomes=tuple(outcomes))
+
     async def fetch(self, query: FetchProgram) -> ProgramCode:
         """As the artifact store does; with ``corrupt`` set, other bytes than were asked for."""
         self.fetched += 1
@@ -91,10 +108,12 @@ class StubStore:
         return ProgramCode(digest=query.digest, code=code + "#" * self.corrupt)
 
     @asynccontextmanager
-    async def serving(self, nats_url: str) -> AsyncIterator[None]:
+    async def serving(self, nats_url: str, *, of_an_older_release: bool = False) -> AsyncIterator[None]:
         """Answers on the bus."""
         bus = new_bus("artifact-store", nats_url)
         bus.on(subjects.ARTIFACTS_RESOLVE)(self.resolve)
+        if not of_an_older_release:
+            bus.on(subjects.ARTIFACTS_RESOLVE_MANY)(self.resolve_many)
         bus.on(subjects.PROGRAMS_FETCH)(self.fetch)
         async with running(bus):
             yield

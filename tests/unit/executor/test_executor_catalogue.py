@@ -80,7 +80,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def catalogue(store: Store, clock: Clock) -> Catalogue:
-    return Catalogue(store, Counts(), max_code_bytes=1500, clock=clock)
+    return Catalogue(store, Counts(), max_code_bytes=1500, gather_seconds=0, clock=clock)
 
 
 async def version_of(catalogue: Catalogue, task: str, version: int | None) -> int:
@@ -289,7 +289,7 @@ async def test_close_leaves_no_question_open(catalogue: Catalogue, store: Store)
 def rolling(store: Store, clock: Clock) -> Catalogue:
     """A catalogue with room for both programs of the rollout that the store tells of."""
     store.rollout = _to_version_2(30.0)
-    return Catalogue(store, Counts(), max_code_bytes=10_000, clock=clock)
+    return Catalogue(store, Counts(), max_code_bytes=10_000, gather_seconds=0, clock=clock)
 
 
 async def test_active_version_with_a_rollout_stands_for_two_programs(rolling: Catalogue, store: Store) -> None:
@@ -328,7 +328,7 @@ async def test_candidate_without_code_leaves_the_active_version_and_is_asked_for
     store: Store, clock: Clock
 ) -> None:
     counts = Counts()
-    catalogue = Catalogue(store, counts, max_code_bytes=10_000, clock=clock)
+    catalogue = Catalogue(store, counts, max_code_bytes=10_000, gather_seconds=0, clock=clock)
     store.rollout, store.missing = _to_version_2(100.0), {_digest(2)}
     assert await version_of(catalogue, "spam", None) == 1
     assert counts.candidates_missed == 1
@@ -344,7 +344,7 @@ async def test_candidate_whose_code_does_not_come_is_not_waited_for_long(
 ) -> None:
     monkeypatch.setattr("loopai_executor.catalogue._CANDIDATE_SECONDS", 0.01)
     counts = Counts()
-    catalogue = Catalogue(store, counts, max_code_bytes=10_000, clock=clock)
+    catalogue = Catalogue(store, counts, max_code_bytes=10_000, gather_seconds=0, clock=clock)
     store.rollout, store.silent = _to_version_2(100.0), {_digest(2)}
     async with asyncio.timeout(30):
         assert await version_of(catalogue, "spam", None) == 1
@@ -352,14 +352,14 @@ async def test_candidate_whose_code_does_not_come_is_not_waited_for_long(
 
 
 async def test_rollout_works_where_only_one_program_is_kept(store: Store, clock: Clock) -> None:
-    catalogue = Catalogue(store, Counts(), max_code_bytes=1500, clock=clock)
+    catalogue = Catalogue(store, Counts(), max_code_bytes=1500, gather_seconds=0, clock=clock)
     store.rollout = _to_version_2(30.0)
     for _ in range(3):
         assert isinstance(await catalogue.resolve("spam", None), Split)
 
 
 async def test_program_asked_for_by_two_names_at_once_is_one_program(store: Store, clock: Clock) -> None:
-    catalogue = Catalogue(store, Counts(), max_code_bytes=2500, clock=clock)
+    catalogue = Catalogue(store, Counts(), max_code_bytes=2500, gather_seconds=0, clock=clock)
     by_name, by_id = await asyncio.gather(catalogue.resolve("spam", None), catalogue.resolve(str(TASK), None))
     assert by_name is by_id
     await catalogue.resolve("spam", 2)

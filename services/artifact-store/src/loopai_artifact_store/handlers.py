@@ -20,7 +20,9 @@ from loopai_common.contracts.artifacts import (
     ProgramCode,
     PublishArtifact,
     ResolvedProgram,
+    ResolvedPrograms,
     ResolveProgram,
+    ResolvePrograms,
 )
 from loopai_common.contracts.execution import (
     AcceptExecution,
@@ -133,6 +135,10 @@ def _register_artifacts(bus: Bus, store: ArtifactStore) -> None:
     @bus.on(subjects.ARTIFACTS_RESOLVE)
     async def resolve_program(query: ResolveProgram) -> ResolvedProgram:
         return await store.resolve(query)
+
+    @bus.on(subjects.ARTIFACTS_RESOLVE_MANY)
+    async def resolve_programs(query: ResolvePrograms) -> ResolvedPrograms:
+        return await store.resolve_many(query)
 
     @bus.on(subjects.PROGRAMS_FETCH)
     async def fetch_program(query: FetchProgram) -> ProgramCode:

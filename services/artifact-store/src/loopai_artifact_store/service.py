@@ -47,10 +47,13 @@ from loopai_common.contracts.artifacts import (
     ProgramCode,
     PublishArtifact,
     ResolvedProgram,
+    ResolvedPrograms,
     ResolvedRollout,
     ResolveProgram,
+    ResolvePrograms,
 )
 from loopai_common.contracts.base import ArtifactId, GenerationId, TaskId, Version
+from loopai_common.contracts.failure import Failure
 from loopai_common.contracts.generation import GenerationStarted, GenerationState, GetGeneration, StartGeneration
 from loopai_common.contracts.tasks import (
     ArchiveTask,
@@ -68,9 +71,10 @@ from loopai_common.contracts.tasks import (
     UpdateTask,
 )
 from loopai_common.definitions import definition_violations, example_violations
-from loopai_common.errors import PayloadTooLarge, StoreUnavailable, ValidationFailed
+from loopai_common.errors import LoopaiError, PayloadTooLarge, StoreUnavailable, ValidationFailed
 from loopai_common.identifiers import new_uuid
 from loopai_common.runtime import context
+from loopai_common.runtime.errors import failure_of
 from loopai_common.runtime.logging import get_logger
 
 ORPHANS_KEPT_FOR: Final = timedelta(days=1)
@@ -256,6 +260,21 @@ class ArtifactStore:
             isolation=task.isolation,
             rollout=await self._rollout(task) if query.version is None else None,
         )
+
+    async def resolve_many(self, query: ResolvePrograms) -> ResolvedPrograms:
+        """As :meth:`resolve`, for several at once; what one of them raises is its outcome."""
+        outcomes: list[ResolvedProgram | Failure] = []
+        size = 0
+        for one in query.queries:
+            try:
+                outcome: ResolvedProgram | Failure = await self.resolve(one)
+            except LoopaiError as error:
+                outcome = failure_of(error)
+            size += len(outcome.model_dump_json())
+            if outcomes and size > domain.MAX_PAGE_BYTES:
+                break
+            outcomes.append(outcome)
+        return ResolvedPrograms(outcomes=tuple(outcomes))
 
     async def fetch_program(self, query: FetchProgram) -> ProgramCode:
         """The code with this digest; raises ``ArtifactNotFound`` and ``ArtifactCorrupt``."""

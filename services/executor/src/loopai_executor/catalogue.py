@@ -1,8 +1,8 @@
 """Which program runs when a request names a task: what the executor remembers of the artifact store, and for how long.
 
 A version never changes, so it is kept until there is no room. The active version is a pointer that moves: it is asked
-for again in the background when it is half its age, dropped when the event says so, and never older than five seconds
-while the store answers. When the store does not, the last known version goes on running for a minute.
+for again in the background before it is old, together with others, dropped when the event says so, and never older than
+five seconds while the store answers. When the store does not, the last known version goes on running for a minute.
 
 While a version is rolled out the pointer stands for two programs. A candidate whose code cannot be had takes nothing
 down: the active program runs alone, and the candidate is asked for again when the pointer is.
@@ -23,12 +23,13 @@ from loopai_executor.domain import Counts, Program, Runnable, Split
 from loopai_executor.ports import ProgramSource
 
 FRESH_SECONDS: Final = 5.0
-REFRESH_SECONDS: Final = 2.5
+REFRESH_SECONDS: Final = 3.5
 STALE_SECONDS: Final = 60.0
 NEGATIVE_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 1.0
 _MAX_POINTERS: Final = 20_000
 _CANDIDATE_SECONDS: Final = 1.0
+_GATHER_SECONDS: Final = 0.1
 
 Reference = tuple[str, int | None]
 """A task's id or name, and a version; ``None`` is the active one."""
@@ -63,17 +64,21 @@ class Catalogue:
         counts: Counts,
         *,
         max_code_bytes: int,
+        gather_seconds: float = _GATHER_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
         self._counts = counts
         self._clock = clock
         self._max_code_bytes = max_code_bytes
+        self._gather_seconds = gather_seconds
         self._code_bytes = 0
         self._programs: OrderedDict[tuple[str, int], Program] = OrderedDict()
         self._pointers: OrderedDict[Reference, _Pointer] = OrderedDict()
         self._refusals: OrderedDict[Reference, tuple[LoopaiError, float]] = OrderedDict()
         self._asking: dict[Reference, asyncio.Task[Runnable]] = {}
+        self._due: set[Reference] = set()
+        self._gathering: asyncio.TimerHandle | None = None
 
     def cached(self, task: str, version: int | None) -> Runnable | None:
         """What runs, when it is known well enough not to wait for the store."""
@@ -87,7 +92,7 @@ class Catalogue:
         if program is not None:
             self._programs.move_to_end(pointer.key)
             if now >= pointer.refresh_at:
-                self._ask((task, version))
+                self._refresh((task, version))
             if pointer.rollout is not None:
                 return self._split(program, *pointer.rollout)
         return program
@@ -124,6 +129,8 @@ class Catalogue:
 
     async def close(self) -> None:
         """Ends the questions that are open."""
+        if self._gathering is not None:
+            self._gathering.cancel()
         asking = list(self._asking.values())
         for question in asking:
             question.cancel()
@@ -148,6 +155,17 @@ class Catalogue:
             return None
         self._pointers[reference] = replace(pointer, refresh_at=now, fresh_until=now + _RETRY_SECONDS)
         return program if pointer.rollout is None else self._split(program, *pointer.rollout) or program
+
+    def _refresh(self, reference: Reference) -> None:
+        """Asks soon, with what else is due by then: the source makes one message of it."""
+        self._due.add(reference)
+        if self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(self._gather_seconds, self._ask_due)
+
+    def _ask_due(self) -> None:
+        due, self._due, self._gathering = self._due, set(), None
+        for reference in due:
+            self._ask(reference)
 
     def _ask(self, reference: Reference) -> asyncio.Task[Runnable]:
         question = self._asking.get(reference)

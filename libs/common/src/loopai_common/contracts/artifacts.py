@@ -16,10 +16,12 @@ from loopai_common.contracts.base import (
     Version,
     VersionNumber,
 )
+from loopai_common.contracts.failure import Failure
 from loopai_common.contracts.tasks import Isolation, JsonSchema, TaskReference
 
 MAX_CODE_BYTES = 1024 * 1024
 MAX_REPORTED_FAILURES = 20
+MAX_RESOLVED = 32
 
 Percentage = Annotated[float, Strict(), Field(ge=0.0, le=100.0, allow_inf_nan=False)]
 """A share of the executions that name no version."""
@@ -243,6 +245,18 @@ class ResolvedProgram(Contract):
     sampling_rate: float
     isolation: Isolation = Isolation.CALL
     rollout: ResolvedRollout | None = None
+
+
+class ResolvePrograms(Contract):
+    """Query: several :class:`ResolveProgram` in one message."""
+
+    queries: Annotated[tuple[ResolveProgram, ...], Field(min_length=1, max_length=MAX_RESOLVED)]
+
+
+class ResolvedPrograms(Contract):
+    """For each query, in order, the program or why there is none; only as many as fit one message."""
+
+    outcomes: tuple[ResolvedProgram | Failure, ...]
 
 
 class FetchProgram(Contract):

@@ -48,5 +48,10 @@ def raise_failure(data: bytes) -> None:
         failure = Failure.model_validate_json(data)
     except pydantic.ValidationError as error:
         raise Internal("another service failed and did not say how") from error
+    raise error_of(failure)
+
+
+def error_of(failure: Failure) -> LoopaiError:
+    """The error that ``failure`` stands for."""
     kind = ERRORS_BY_CODE.get(failure.code, Internal)
-    raise kind(failure.message, details=[Violation(d.field, d.message, d.code) for d in failure.details])
+    return kind(failure.message, details=[Violation(d.field, d.message, d.code) for d in failure.details])

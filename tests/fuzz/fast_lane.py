@@ -25,7 +25,9 @@ from loopai_api.fastlane.lane import FastLane
 from loopai_api.fastlane.protocol import FastLaneProtocol
 from loopai_api.protocol import ConnectionLimits, LoopaiHttpProtocol
 from loopai_api.routes.executions import execution_routes
+from loopai_api.security import Guard
 from loopai_common.contracts.frames import Frame, FrameAnswer, FrameAnswerGroup, FramePart
+from loopai_common.errors import TaskNotFound
 from tests.fuzz.invariants import Choices, Stage, require
 
 _TURNS = 60
@@ -109,6 +111,12 @@ _VARYING = re.compile(
 )
 _Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
+
+async def _no_task(reference: str) -> tuple[str, str]:
+    raise TaskNotFound(reference)
+
+
+_OPEN = Guard(_no_task)
 _stage = Stage()
 
 
@@ -226,7 +234,8 @@ async def _lane(kind: type[LoopaiHttpProtocol], chunks: list[bytes], patient: bo
     engine = ExecutionEngine(executor, ExecutionMetrics(), queue_seconds=5, max_pending=1000, max_frames=4)
     executor.engine = engine
     engine.start()
-    edge = Edge(_application(engine), http_metrics, ConnectionLimits(60.0, 100), FastLane(engine, http_metrics, 1000))
+    lane = FastLane(engine, http_metrics, 1000, _OPEN)
+    edge = Edge(_application(engine), http_metrics, ConnectionLimits(60.0, 100), lane, _OPEN)
     config = uvicorn.Config(
         edge, http=kind, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False
     )
@@ -272,7 +281,7 @@ def _application(engine: ExecutionEngine) -> FastAPI:
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:
             yield
 
-        app = build_application(lifespan, [execution_routes("/api/v1", current)])  # type: ignore[arg-type]
+        app = build_application(lifespan, [execution_routes("/api/v1", current)], _OPEN)  # type: ignore[arg-type]
         _applications["api"] = app, current
     app, current = _applications["api"]
     current.service = ExecutionService(engine, 1000)

@@ -14,7 +14,9 @@ from loopai_api.execution.metrics import ExecutionMetrics, HttpMetrics
 from loopai_api.fastlane.lane import FastLane
 from loopai_api.fastlane.protocol import FastLaneProtocol
 from loopai_api.protocol import ConnectionLimits
+from loopai_api.security import Guard
 from loopai_common.contracts.frames import Frame, FrameAnswer, FrameAnswerGroup, FramePart
+from loopai_common.errors import TaskNotFound
 
 TASK = "01938f5e-3a6b-7c4d-9e1f-2a3b4c5d6e7f"
 
@@ -35,6 +37,9 @@ class RememberingTransport(asyncio.Transport):
     def close(self) -> None:
         self.closing = True
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
@@ -50,11 +55,19 @@ class RememberingSender:
         self.frames[frame_id] = msgspec.json.decode(payload, type=Frame)
 
 
+async def _no_task(reference: str) -> tuple[str, str]:
+    raise TaskNotFound(reference)
+
+
+OPEN = Guard(_no_task)
+
+
 class Connection:
     """One connection to a process whose executor is the test."""
 
-    def __init__(self, engine: ExecutionEngine, metrics: HttpMetrics) -> None:
-        app = SimpleNamespace(limits=ConnectionLimits(), lane=FastLane(engine, metrics, 1000))
+    def __init__(self, engine: ExecutionEngine, metrics: HttpMetrics, guard: Guard | None = None) -> None:
+        lane = FastLane(engine, metrics, 1000, guard or OPEN)
+        app = SimpleNamespace(limits=ConnectionLimits(), metrics=metrics, lane=lane)
         config = Config(app="unused:app", interface="asgi3")
         config.loaded, config.loaded_app = True, app
         config.ws_protocol_class = None

@@ -41,13 +41,17 @@ def up(
     executor_workers: Annotated[
         int, typer.Option(envvar="LOOPAI_EXECUTOR_WORKERS", min=1, max=_MAX_WORKERS, help="Processes of the executor.")
     ] = 1,
+    keys: Annotated[
+        Path | None,
+        typer.Option(envvar="LOOPAI_API_KEYS_FILE", help="File of API keys (see `loopai keys`) that callers need."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole product until Ctrl-C."""
     report = _report_json if as_json else report_line
     with failures(as_json=as_json):
         started = time.monotonic()
-        settings = StackSettings(data_dir, host, port or free_port(), nats, api_workers, executor_workers)
+        settings = StackSettings(data_dir, host, port or free_port(), nats, api_workers, executor_workers, keys)
         with data_dirs.held(settings.data_dir, settings.url):
             stack = Stack(settings, report)
             if not sandboxed():

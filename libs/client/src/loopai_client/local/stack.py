@@ -31,6 +31,7 @@ class StackSettings:
     nats_url: str | None = None
     api_workers: int | None = None
     executor_workers: int | None = None
+    keys_file: Path | None = None
 
     @property
     def address(self) -> str:
@@ -78,6 +79,7 @@ class Stack:
                 settings.port,
                 host=settings.host,
                 address=settings.address,
+                **({} if settings.keys_file is None else {"LOOPAI_API_KEYS_FILE": str(settings.keys_file)}),
                 **_workers("api", settings.api_workers),
             ),
         ]

@@ -93,6 +93,6 @@ def _announcement(stack: Stack, started: float, *, as_json: bool) -> Callable[[]
                 up = {"url": stack.url, "swagger": f"{stack.url}/swagger", "logs": str(stack.logs)}
                 print_json({"event": "up", "seconds": seconds, **up})
             else:
-                out.print(escape(first_steps(stack.url, stack.logs, seconds)))
+                out.print(escape(first_steps(stack.url, stack.logs, seconds, with_key=stack.has_keys)))
 
     return announce

@@ -56,6 +56,7 @@ class Stack:
         self.data_dir = settings.data_dir.resolve()
         self.logs = self.data_dir / "logs"
         self.url = settings.url
+        self.has_keys = settings.keys_file is not None
         require_free(settings.host, settings.port)
         stages = []
         if settings.nats_url is None:

@@ -497,7 +497,7 @@ async def test_no_key_input_or_program_is_found_where_it_does_not_belong(
 def _told_by_processes(pids: list[int]) -> dict[str, str]:
     """What anybody of the same user sees of the processes and of those that they started."""
     found = {}
-    for pid in {*pids, *(child for pid in pids for child in descendants(pid))}:
+    for pid in {*pids, *(child for each in pids for child in descendants(each))}:
         for name in ("environ", "cmdline"):
             with suppress(OSError):  # it ended, or is not dumpable: nobody reads it
                 found[f"/proc/{pid}/{name}"] = Path(f"/proc/{pid}/{name}").read_text(errors="replace")

@@ -1,6 +1,7 @@
 """``loopai up`` and ``loopai down``: the whole product on this machine."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ from loopai_client.local.supervisor import Event, run_until_stopped
 _LONGEST_STOP_SECONDS = 180.0
 
 _MAX_WORKERS = 64
+_CERTIFICATE = "LOOPAI_API_SSL_CERTFILE"
 
 DataDir = Annotated[Path, typer.Option(envvar="LOOPAI_DATA_DIR", help="Where state and logs are kept.")]
 
@@ -51,7 +53,9 @@ def up(
     report = _report_json if as_json else report_line
     with failures(as_json=as_json):
         started = time.monotonic()
-        settings = StackSettings(data_dir, host, port or free_port(), nats, api_workers, executor_workers, keys)
+        settings = StackSettings(
+            data_dir, host, port or free_port(), nats, api_workers, executor_workers, keys, _CERTIFICATE in os.environ
+        )
         with data_dirs.held(settings.data_dir, settings.url):
             stack = Stack(settings, report)
             if not sandboxed():

@@ -25,9 +25,10 @@ from loopai_api.fastlane.lane import FastLane
 from loopai_api.fastlane.protocol import FastLaneProtocol
 from loopai_api.protocol import ConnectionLimits, LoopaiHttpProtocol
 from loopai_api.routes.executions import execution_routes
+from loopai_api.security import Guard
 from loopai_common.contracts.execution import ExecutionRecord
 from loopai_common.contracts.frames import Frame, FrameAnswer, FrameAnswerGroup, FramePart
-from loopai_common.errors import StoreUnavailable
+from loopai_common.errors import StoreUnavailable, TaskNotFound
 from tests.fuzz.invariants import Choices, Stage, require
 
 _TURNS = 60
@@ -51,6 +52,10 @@ _HEADERS = (
     b"X-Correlation-ID: not mine",
     b"X-Correlation-ID:",
     b"x-correlation-id: \xff",
+    b"Authorization: Bearer lk_a_b",
+    b"X-API-Key: lk_a_b",
+    b"X-Forwarded-Proto: https",
+    b"Origin: https://app.example.com",
     b"Connection: close",
     b"Connection: keep-alive",
     b"Connection: Upgrade\r\nUpgrade: h2c",
@@ -111,6 +116,12 @@ _VARYING = re.compile(
 )
 _Answer = tuple[int, list[tuple[bytes, bytes]], bytes]
 
+
+async def _no_task(reference: str) -> tuple[str, str]:
+    raise TaskNotFound(reference)
+
+
+_OPEN = Guard(_no_task)
 _stage = Stage()
 
 
@@ -228,7 +239,8 @@ async def _lane(kind: type[LoopaiHttpProtocol], chunks: list[bytes], patient: bo
     engine = ExecutionEngine(executor, ExecutionMetrics(), queue_seconds=5, max_pending=1000, max_frames=4)
     executor.engine = engine
     engine.start()
-    edge = Edge(_application(engine), http_metrics, ConnectionLimits(60.0, 100), FastLane(engine, http_metrics, 1000))
+    lane = FastLane(engine, http_metrics, 1000, _OPEN)
+    edge = Edge(_application(engine), http_metrics, ConnectionLimits(60.0, 100), lane, _OPEN)
     config = uvicorn.Config(
         edge, http=kind, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False
     )
@@ -282,7 +294,7 @@ def _application(engine: ExecutionEngine) -> FastAPI:
             yield
 
         routes = execution_routes("/api/v1", current, _StoreAway())  # type: ignore[arg-type]  # has the methods asked for
-        app = build_application(lifespan, [routes])
+        app = build_application(lifespan, [routes], _OPEN)
         _applications["api"] = app, current
     app, current = _applications["api"]
     current.service = ExecutionService(engine, 1000)

@@ -2,10 +2,11 @@
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,10 +20,25 @@ STOP_SECONDS = 60.0
 
 
 class ServiceProcess:
-    """Runs ``python -m <module>`` with ``<prefix>PORT`` set; the ``with`` block begins when it is alive."""
+    """Runs ``python -m <module>`` with ``<prefix>PORT`` set; the ``with`` block begins when it is alive.
 
-    def __init__(self, module: str, prefix: str, log: Path, environment: Mapping[str, str]) -> None:
+    With ``certificate`` it is expected to serve HTTPS with that one; ``options`` go to its command line.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        prefix: str,
+        log: Path,
+        environment: Mapping[str, str],
+        *,
+        options: Sequence[str] = (),
+        certificate: Path | None = None,
+    ) -> None:
         self._module = module
+        self._options = options
+        self._verify = True if certificate is None else ssl.create_default_context(cafile=certificate)
+        self._scheme = "http" if certificate is None else "https"
         self._log = log
         self._port = free_port()
         self._environment = {**os.environ, **environment, f"{prefix}PORT": str(self._port)}
@@ -31,7 +47,7 @@ class ServiceProcess:
     @property
     def url(self) -> str:
         """Where its HTTP side is."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"{self._scheme}://127.0.0.1:{self._port}"
 
     @property
     def pid(self) -> int:
@@ -53,12 +69,12 @@ class ServiceProcess:
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module], env=self._environment, stdout=log, stderr=log
+                [sys.executable, "-m", self._module, *self._options], env=self._environment, stdout=log, stderr=log
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                if httpx.get(f"{self.url}/health/ready", timeout=5, trust_env=False).is_success:
+                if httpx.get(f"{self.url}/health/ready", timeout=5, trust_env=False, verify=self._verify).is_success:
                     return self
             except httpx.TransportError:
                 time.sleep(0.05)

@@ -32,6 +32,7 @@ class LocalStack:
         nats_url: str | None = None,
         api_workers: int | None = None,
         executor_workers: int | None = None,
+        keys_file: Path | None = None,
     ) -> None:
         self.events: list[Event] = []
         self._loop = asyncio.new_event_loop()
@@ -42,6 +43,7 @@ class LocalStack:
             nats_url=nats_url,
             api_workers=api_workers,
             executor_workers=executor_workers,
+            keys_file=keys_file,
         )
         self._stack = Stack(settings, self.events.append)
 

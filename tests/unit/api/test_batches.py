@@ -9,13 +9,15 @@ import msgspec
 import pytest
 
 from loopai_api.execution.batch_requests import BatchItem, BrokenItem, parse_batch, parse_item
-from loopai_api.execution.batches import BatchService, BatchStream
+from loopai_api.execution.batches import BatchMemory, BatchService, BatchStream
 from loopai_api.execution.engine import ExecutionEngine
 from loopai_api.execution.metrics import BatchMetrics, ExecutionMetrics
 from loopai_api.models import BatchStreamOptions
 from loopai_common.contracts.frames import AnswerKind, Frame, FrameAnswer, FrameAnswerGroup, FrameItem, FramePart
-from loopai_common.errors import MalformedJson, TaskNotFound, ValidationFailed
+from loopai_common.errors import MalformedJson, Overloaded, TaskNotFound, ValidationFailed
 from loopai_common.runtime.context import new_context
+
+MEMORY_BYTES = 1_000_000
 
 Lines = AsyncIterator[tuple[int, bytes | None]]
 
@@ -69,7 +71,7 @@ def make_service(executor: Executor, *, max_pending: int = 10_000) -> BatchServi
     engine = ExecutionEngine(executor, metrics, queue_seconds=30, max_pending=max_pending, max_frames=1000)
     engine.start()
     executor.engine = engine
-    return BatchService(engine, BatchMetrics(), 1000)
+    return BatchService(engine, BatchMetrics(), 1000, BatchMemory(MEMORY_BYTES))
 
 
 def body(count: int, **more: Any) -> bytes:
@@ -77,7 +79,8 @@ def body(count: int, **more: Any) -> bytes:
 
 
 async def run(service: BatchService, data: bytes) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(await service.run("t", parse_batch(data), new_context()))
+    with service.memory.reserved(len(data)) as room:
+        answer: dict[str, Any] = json.loads(await service.run("t", parse_batch(data), new_context(), room))
     return answer
 
 
@@ -221,3 +224,23 @@ def test_very_many_violations_are_counted_and_the_first_ones_listed() -> None:
         parse_batch(json.dumps({"items": [{"id": "same", "input": 1}] * 1001}).encode())
     assert "1000 rules" in caught.value.message
     assert len(caught.value.details) == 100
+
+
+async def test_batches_share_the_memory_and_give_it_back(executor: Executor) -> None:
+    memory = make_service(executor).memory
+    with memory.reserved(600_000), pytest.raises(Overloaded), memory.reserved(600_000):
+        pytest.fail("there was room for both")
+    with pytest.raises(KeyError), memory.reserved(MEMORY_BYTES):
+        raise KeyError
+    with memory.reserved(MEMORY_BYTES):
+        pass
+
+
+async def test_outputs_take_of_the_memory_and_fail_alone_when_there_is_none(executor: Executor) -> None:
+    service = make_service(executor)
+    data = json.dumps({"items": [{"id": f"i{n}", "input": f"{n}" + "x" * 297} for n in range(10)]}).encode()
+    with service.memory.reserved(MEMORY_BYTES - len(data) - 1_000):
+        results = (await run(service, data))["results"]
+    assert [r["error_code"] for r in results] == [None] * 3 + ["overloaded"] * 7
+    with service.memory.reserved(MEMORY_BYTES):
+        pass

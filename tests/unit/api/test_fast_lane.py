@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +16,12 @@ from loopai_api.execution.engine import Execution, ExecutionEngine
 from loopai_api.execution.metrics import ExecutionMetrics, HttpMetrics
 from loopai_api.fastlane.lane import FastLane
 from loopai_api.fastlane.protocol import FastLaneProtocol
+from loopai_api.keyring import KeyRing
 from loopai_api.protocol import ConnectionLimits
+from loopai_api.security import Guard
 from loopai_common.contracts.frames import Frame, FrameAnswer, FrameAnswerGroup, FramePart
+from loopai_common.errors import TaskNotFound
+from loopai_common.keys import Rate, Scope, encode_keys, new_key
 
 TASK = "01938f5e-3a6b-7c4d-9e1f-2a3b4c5d6e7f"
 
@@ -25,6 +31,10 @@ class RememberingTransport(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.closing = False
+        self.aborted = False
+        self.reading = True
+        self.unsent = 0
+        self.asked = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.closing
@@ -36,9 +46,18 @@ class RememberingTransport(asyncio.Transport):
     def close(self) -> None:
         self.closing = True
 
-    def pause_reading(self) -> None: ...
+    def abort(self) -> None:
+        self.closing = self.aborted = True
 
-    def resume_reading(self) -> None: ...
+    def get_write_buffer_size(self) -> int:
+        self.asked += 1
+        return self.unsent
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
 
 
 class RememberingSender:
@@ -51,11 +70,25 @@ class RememberingSender:
         self.frames[frame_id] = msgspec.json.decode(payload, type=Frame)
 
 
+async def _no_task(reference: str) -> tuple[str, str]:
+    raise TaskNotFound(reference)
+
+
+OPEN = Guard(_no_task)
+
+
 class Connection:
     """One connection to a process whose executor is the test."""
 
-    def __init__(self, engine: ExecutionEngine, metrics: HttpMetrics) -> None:
-        app = SimpleNamespace(limits=ConnectionLimits(), lane=FastLane(engine, metrics, 1000))
+    def __init__(
+        self,
+        engine: ExecutionEngine,
+        metrics: HttpMetrics,
+        guard: Guard = OPEN,
+        limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008 - frozen
+    ) -> None:
+        lane = FastLane(engine, metrics, 1000, guard)
+        app = SimpleNamespace(limits=limits, metrics=metrics, lane=lane)
         config = Config(app="unused:app", interface="asgi3")
         config.loaded, config.loaded_app = True, app
         config.ws_protocol_class = None
@@ -91,6 +124,12 @@ async def engine(sender: RememberingSender) -> ExecutionEngine:
     engine = ExecutionEngine(sender, ExecutionMetrics(), queue_seconds=0.5, max_pending=100, max_frames=4)
     engine.start()
     return engine
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
 async def turn() -> None:
@@ -223,3 +262,61 @@ async def test_something_unforeseen_is_answered_and_leaks_nothing(sender: Rememb
     assert b'"code":"internal"' in connection.transport.written
     assert b"canary" not in connection.transport.written
     assert connection.transport.closing
+
+
+async def test_a_key_is_looked_at_before_the_engine_is_asked(engine: ExecutionEngine, tmp_path: Path) -> None:
+    good, known = new_key(scopes=[Scope.EXECUTE], tasks=[TASK], rate=Rate(0.001, 1))
+    reader, other = new_key(scopes=[Scope.TASKS_READ])
+    file = tmp_path / "keys.json"
+    file.write_bytes(encode_keys({known.id: known, other.id: other}))
+    metrics = HttpMetrics()
+    connection = Connection(engine, metrics, Guard(_no_task, KeyRing(file)))
+    refusals = [
+        ((), b"401 Unauthorized", b"www-authenticate: Bearer\r\n"),
+        (("X-API-Key: lk_a_b",), b"401 Unauthorized", b'www-authenticate: Bearer error="invalid_token"\r\n'),
+        ((f"Authorization: Bearer {reader}",), b"403 Forbidden", b"cache-control: no-store\r\n"),
+        ((f"X-API-Key: {good}",), b"", b""),
+        ((f"Authorization: bearer {good}",), b"429 Too Many Requests", b"ratelimit-policy: "),
+    ]
+    for headers, status, header in refusals:
+        connection.transport.written = b""
+        connection.receive(request(b'{"input": 1}', *headers))
+        if status:
+            assert connection.transport.written.startswith(b"HTTP/1.1 " + status + b"\r\n")
+            assert header in connection.transport.written
+        else:
+            assert metrics.in_flight == engine.pending == 1
+            await turn()
+            engine.on_part(0, part(b"1"))
+            assert connection.transport.written.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert {reason: count for reason, count in metrics.rejected.items() if count} == {"key": 2, "scope": 1, "rate": 1}
+    assert metrics.in_flight == engine.pending == 0
+
+
+async def test_what_a_client_does_not_read_stops_the_reading_and_ends_the_connection(engine: ExecutionEngine) -> None:
+    metrics = HttpMetrics()
+    connection = Connection(engine, metrics, limits=ConnectionLimits(send_timeout_seconds=0.01))
+    transport = connection.transport
+    transport.unsent = 100_000
+    connection.protocol.pause_writing()
+    assert not transport.reading
+    transport.unsent = 50_000
+    await until(lambda: transport.asked >= 2)
+    assert not transport.aborted, "something was read"
+    await until(lambda: transport.aborted)
+    assert metrics.rejected["slow_reader"] == 1
+
+
+async def test_a_client_that_reads_in_time_is_kept_however_much_is_unsent(engine: ExecutionEngine) -> None:
+    connection = Connection(engine, HttpMetrics(), limits=ConnectionLimits(send_timeout_seconds=0.01))
+    transport = connection.transport
+    for unsent in (100_000, 200_000, 300_000):
+        transport.unsent = unsent
+        connection.protocol.pause_writing()
+        connection.protocol.resume_writing()
+        asked = transport.asked
+        await until(lambda asked=asked: transport.asked > asked)  # type: ignore[misc]
+        assert transport.reading
+        assert not transport.aborted
+    transport.unsent = 0
+    connection.protocol.connection_lost(None)

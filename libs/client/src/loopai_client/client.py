@@ -1,5 +1,7 @@
 """The Python client: typed calls of the HTTP API, blocking (:class:`LoopaiClient`) and asyncio."""
 
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -13,6 +15,7 @@ MAX_WAIT_SECONDS: Final = 60
 
 _PREFIX = "/api/v1"
 _TIMEOUT_SECONDS = 30.0
+_HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 
 Json = Any
 """A JSON value."""
@@ -143,12 +146,15 @@ def _ready() -> _Call[bool]:
 class LoopaiClient:
     """Calls one Loopai API, blocking. Safe to share among threads; close it, or use it in a ``with``.
 
-    Every method raises :class:`ApiError` and :class:`Unreachable`.
+    Without ``api_key``, ``LOOPAI_API_KEY`` of the environment is sent where it is set; an empty one is none. Every
+    method raises :class:`ApiError` and :class:`Unreachable`.
     """
 
-    def __init__(self, url: str = DEFAULT_URL) -> None:
+    def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.Client(base_url=_base_url(self.url), trust_env=not _is_loopback(self.url))
+        self._http = httpx.Client(
+            base_url=_base_url(self.url), headers=_authorization(api_key), trust_env=not _is_loopback(self.url)
+        )
 
     def create_task(self, definition: Mapping[str, Json], *, wait_seconds: int = 0) -> Task:
         """Creates a task; with ``wait_seconds`` (at most 60) answers when it is ready or failed, if that is sooner."""
@@ -210,9 +216,11 @@ class LoopaiClient:
 class AsyncLoopaiClient:
     """As :class:`LoopaiClient`, for asyncio."""
 
-    def __init__(self, url: str = DEFAULT_URL) -> None:
+    def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None) -> None:
         self.url = url.rstrip("/")
-        self._http = httpx.AsyncClient(base_url=_base_url(self.url), trust_env=not _is_loopback(self.url))
+        self._http = httpx.AsyncClient(
+            base_url=_base_url(self.url), headers=_authorization(api_key), trust_env=not _is_loopback(self.url)
+        )
 
     async def create_task(self, definition: Mapping[str, Json], *, wait_seconds: int = 0) -> Task:
         """Creates a task; with ``wait_seconds`` (at most 60) answers when it is ready or failed, if that is sooner."""
@@ -259,6 +267,16 @@ def _base_url(url: str) -> httpx.URL:
         return httpx.URL(url)
     except httpx.InvalidURL as error:
         raise Unreachable(f"{url} is no URL: {error}") from error
+
+
+def _authorization(api_key: str | None) -> dict[str, str]:
+    """The header with the key. What cannot be one is refused here: the errors of HTTP libraries would show it."""
+    key = (os.environ.get("LOOPAI_API_KEY", "") if api_key is None else api_key).strip()
+    if not key:
+        return {}
+    if _HEADER_VALUE.fullmatch(key) is None:
+        raise LoopaiError("the API key has characters that no key has")
+    return {"Authorization": f"Bearer {key}"}
 
 
 def _is_loopback(url: str) -> bool:

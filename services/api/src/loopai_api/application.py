@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import fastapi_standalone_docs
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
@@ -29,7 +29,15 @@ from loopai_api.models import (
     UpdateTaskRequest,
     UploadProgramRequest,
 )
-from loopai_api.problems import MethodNotAllowed, NotFound, UnsupportedApiVersion, broken_rules, error_response
+from loopai_api.problems import (
+    REFUSAL_KEY,
+    MethodNotAllowed,
+    NotFound,
+    UnsupportedApiVersion,
+    broken_rules,
+    error_response,
+)
+from loopai_api.security import Guard, describe_keys
 from loopai_common import __version__
 from loopai_common.errors import Internal, LoopaiError, MalformedJson, Violation
 from loopai_common.runtime import context
@@ -48,8 +56,11 @@ _STATIC = Path(fastapi_standalone_docs.__file__).parent / "static"
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def build_application(lifespan: Lifespan, routers: Sequence[APIRouter]) -> FastAPI:
-    """The application with these routers: error handlers, the OpenAPI document, documentation pages."""
+def build_application(lifespan: Lifespan, routers: Sequence[APIRouter], guard: Guard) -> FastAPI:
+    """The application with these routers: error handlers, the OpenAPI document, documentation pages.
+
+    Every operation is behind ``guard``: what it needs is declared in :data:`loopai_api.security.ACCESS`.
+    """
     app = FastAPI(
         title="Loopai",
         summary="Programs made once from a description, run millions of times.",
@@ -60,6 +71,7 @@ def build_application(lifespan: Lifespan, routers: Sequence[APIRouter]) -> FastA
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(guard.admit)],
     )
     app.add_exception_handler(LoopaiError, _on_loopai_error)  # type: ignore[arg-type]  # starlette's handlers are invariant
     app.add_exception_handler(RequestValidationError, _on_invalid_request)  # type: ignore[arg-type]
@@ -99,6 +111,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             ref_template="#/components/schemas/{model}",
         )
         document.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
+        describe_keys(document)
         app.openapi_schema = document
     return app.openapi_schema
 
@@ -130,7 +143,8 @@ def _add_documentation(app: FastAPI) -> None:
     app.add_route("/redoc", redoc, include_in_schema=False)
 
 
-async def _on_loopai_error(_: Request, error: LoopaiError) -> Response:
+async def _on_loopai_error(request: Request, error: LoopaiError) -> Response:
+    request.scope[REFUSAL_KEY] = error
     return error_response(error, context.current().correlation_id)
 
 
@@ -175,12 +189,19 @@ def _lower_first(text: str) -> str:
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The ``responses`` of an operation: each status with what it means and the shape of its body."""
-    return {status: {"model": ErrorResponse, "description": _MEANING[status]} for status in statuses}
+    """The ``responses`` of an operation: each status with what it means and the shape of its body.
+
+    Those of API keys are every operation's.
+    """
+    all_statuses = sorted({*statuses, *_KEY_STATUSES})
+    return {status: {"model": ErrorResponse, "description": _MEANING[status]} for status in all_statuses}
 
 
+_KEY_STATUSES = (401, 403, 429)
 _MEANING = {
     400: "The request breaks rules; `details` lists every one.",
+    401: "There is no API key, or not a valid one.",
+    403: "The API key may not do this, or the request did not come over HTTPS.",
     404: "There is no such task, version or execution.",
     408: "The request was sent too slowly.",
     409: "It cannot be done in the present state; `code` says which.",
@@ -189,6 +210,7 @@ _MEANING = {
     413: "The body is too large.",
     415: "The body is of another type than this operation takes.",
     422: "The idempotency key was used with another body.",
+    429: "The API key's requests come too fast; `Retry-After` says when to try again.",
     502: "What the answer depends on is not there, or failed.",
     503: "Something needed is away for the moment; `Retry-After` says when to try again.",
     504: "No answer in time.",

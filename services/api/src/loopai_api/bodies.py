@@ -25,6 +25,12 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def body_size(request: Request, limit_bytes: int) -> int:
+    """The size that the request declares for its body, at most ``limit_bytes``, and these where it declares none."""
+    declared = request.headers.get("content-length", "")
+    return min(int(declared), limit_bytes) if declared.isdigit() else limit_bytes
+
+
 async def read_body(request: Request, limit_bytes: int) -> bytes:
     """Reads an ``application/json`` body of at most ``limit_bytes``; what is over the limit is never kept.
 

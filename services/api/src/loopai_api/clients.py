@@ -63,6 +63,11 @@ class StoreClient:
         query = GetTask(task=task, include_examples=include_examples)
         return await self._rpc.call(subjects.TASKS_GET, query, TaskSpecification, timeout=self._timeout)
 
+    async def task_names(self, task: str) -> tuple[str, str]:
+        """The id and the name of a task, given by either."""
+        found = await self.get_task(task, include_examples=False)
+        return str(found.id), found.name
+
     async def list_tasks(self, query: ListTasks) -> TaskPage:
         """A page of tasks."""
         return await self._rpc.call(subjects.TASKS_LIST, query, TaskPage, timeout=self._timeout)

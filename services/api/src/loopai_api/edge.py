@@ -1,28 +1,38 @@
 """The outermost layer of the ordinary lane: correlation, headers on every answer, and counting."""
 
 import time
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loopai_api.execution.metrics import HttpMetrics
 from loopai_api.fastlane.lane import FastLane
+from loopai_api.problems import REFUSAL_KEY, HttpsRequired, error_response
 from loopai_api.protocol import ConnectionLimits
+from loopai_api.security import HSTS, Guard
 from loopai_common.runtime import context
 
 _CORRELATION = b"x-correlation-id"
 _TRACEPARENT = b"traceparent"
 _UNMATCHED = "unmatched"
+_EXPOSED_HEADERS = (
+    *("X-Correlation-ID", "Location", "ETag", "Link", "Deprecation", "Sunset", "Preference-Applied", "Server-Timing"),
+    *("Retry-After", "RateLimit", "RateLimit-Policy", "WWW-Authenticate"),
+)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Edge:
     """ASGI middleware around the whole application. Carries what the HTTP protocol asks its application for."""
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics, limits: ConnectionLimits, lane: FastLane) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: HttpMetrics, limits: ConnectionLimits, lane: FastLane, guard: Guard
+    ) -> None:
         self._app = app
-        self._metrics = metrics
+        self._guard = guard
+        self.metrics = metrics
         self.limits = limits
         self.lane = lane
 
@@ -32,6 +42,7 @@ class Edge:
             return
         started = time.perf_counter()
         status = 500
+        private = False
         request = context.new_context(
             correlation_id=_header(scope, _CORRELATION), traceparent=_header(scope, _TRACEPARENT)
         )
@@ -40,17 +51,25 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(message, request.correlation_id)
+                _add_headers(message, request.correlation_id, private=private)
             await send(message)
 
-        self._metrics.in_flight += 1
+        self.metrics.in_flight += 1
         try:
             with context.bound(request):
+                private = self._guard.check_transport(scope)
+                if private:
+                    scope["scheme"] = "https"
                 await self._app(scope, receive, send_with_headers)
+        except HttpsRequired as error:
+            scope[REFUSAL_KEY] = error
+            await error_response(error, request.correlation_id)(scope, receive, send_with_headers)
         finally:
-            self._metrics.in_flight -= 1
+            self.metrics.in_flight -= 1
             method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._metrics.counts(method, _route(scope)).observe(status, time.perf_counter() - started)
+            self.metrics.counts(method, _route(scope)).observe(status, time.perf_counter() - started)
+            if REFUSAL_KEY in scope:
+                self.metrics.refused(scope[REFUSAL_KEY])
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
@@ -60,16 +79,31 @@ def _header(scope: Scope, name: bytes) -> str | None:
     return None
 
 
-def _add_headers(message: MutableMapping[str, Any], correlation_id: str) -> None:
+def _add_headers(message: MutableMapping[str, Any], correlation_id: str, *, private: bool) -> None:
     headers = message.setdefault("headers", [])
     names = {name.lower() for name, _ in headers}
     headers.append((_CORRELATION, correlation_id.encode("latin-1")))
     headers.append((b"x-content-type-options", b"nosniff"))
     if b"cache-control" not in names:
         headers.append((b"cache-control", b"no-store"))
+    if private:
+        headers.append(HSTS)
 
 
 def _route(scope: Scope) -> str:
     route = scope.get("route")
     path = getattr(route, "path_format", None) or getattr(route, "path", None)
     return str(path) if path else _UNMATCHED
+
+
+def with_cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """The application for pages of these origins too; as it is without any. Keys go in headers, so no credentials."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=sorted(_METHODS - {"OPTIONS"}),
+        allow_headers=["*"],
+        expose_headers=_EXPOSED_HEADERS,
+    )

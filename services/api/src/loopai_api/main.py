@@ -6,7 +6,7 @@ from loopai_api import wiring
 from loopai_api.fastlane.protocol import FastLaneProtocol
 from loopai_api.protocol import LoopaiHttpProtocol
 from loopai_api.settings import ApiSettings
-from loopai_common.runtime.service import main, serve_workers, with_workers_option
+from loopai_common.runtime.service import main, serve_workers, with_options
 from loopai_common.runtime.settings import load_settings
 from loopai_common.runtime.workers import Worker
 
@@ -20,7 +20,8 @@ def run() -> None:
     """Runs the api until a signal stops it."""
 
     def start() -> int:
-        settings = load_settings(ApiSettings, wiring.SERVICE, with_workers_option(wiring.SERVICE))
+        environment = with_options(wiring.SERVICE, ApiSettings, "workers", "ssl_certfile", "ssl_keyfile")
+        settings = load_settings(ApiSettings, wiring.SERVICE, environment)
         return serve_workers(
             wiring.SERVICE,
             settings,
@@ -30,6 +31,8 @@ def run() -> None:
             ws="none",
             timeout_keep_alive=settings.keep_alive_seconds,
             backlog=4096,
+            ssl_certfile=settings.ssl_certfile,
+            ssl_keyfile=settings.ssl_keyfile,
         )
 
     main(start)

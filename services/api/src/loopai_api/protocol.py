@@ -4,6 +4,7 @@ uvicorn reads a request for as long as the client likes, and accepts any number 
 """
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from loopai_api.problems import HeadersTooLarge, RequestTimeout, error_body, status_of
+from loopai_api.execution.metrics import CONNECTIONS, SLOW_READERS, HttpMetrics
+from loopai_api.problems import HeadersTooLarge, RequestTimeout, error_body, headers_of, status_of
 from loopai_common.errors import LoopaiError, Overloaded, ValidationFailed
 from loopai_common.identifiers import new_id
 from loopai_common.runtime.logging import get_logger
@@ -33,9 +35,11 @@ class ConnectionLimits:
     """What a client may take of a process.
 
     ``receive_timeout_seconds`` is for one whole request, or, where that is a stream of lines, for each silence in it.
+    ``send_timeout_seconds`` is how long a client may take nothing of an answer that waits for it.
     """
 
     receive_timeout_seconds: float = 10.0
+    send_timeout_seconds: float = 30.0
     max_connections: int = 10_000
 
 
@@ -54,11 +58,12 @@ class _ClockedFlow(FlowControl):
 
 
 class LoopaiHttpProtocol(HttpToolsProtocol):
-    """One connection. The application carries the limits: ``app.limits`` is a :class:`ConnectionLimits`."""
+    """One connection. The application carries what it needs: ``app.limits`` and ``app.metrics``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.limits: ConnectionLimits = self.config.loaded_app.limits
+        self.metrics: HttpMetrics = self.config.loaded_app.metrics
         self._deadline: asyncio.TimerHandle | None = None
         self._receiving = False
         self._headers_complete = False
@@ -66,17 +71,46 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
         self._chunk_bytes = 0
         self._refused = False
         self._last_byte = 0.0
+        self._unsent_check: asyncio.TimerHandle | None = None
+        self._unsent_bytes: float = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self.flow = _ClockedFlow(transport, self.loop)
         self._arm()
         if len(self.connections) > self.limits.max_connections:
+            self.metrics.rejected[CONNECTIONS] += 1
             self._refuse(Overloaded("too many connections are open; close some, and try again"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        if self._unsent_check is not None:
+            self._unsent_check.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Reads no more from a client that does not read its answers, and gives up one that goes on like that."""
+        super().pause_writing()
+        if not self.transport.is_closing():
+            self.flow.pause_reading()
+        if self._unsent_check is None:
+            self._watch_unsent()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unsent_bytes = math.inf  # something was taken, whatever is written next
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.end_idle()
+
+    def end_idle(self) -> None:
+        """Ends a connection that is not used, with what its client has not taken by now."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -169,6 +203,20 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
         since = max(self._last_byte, flow.resumed_at if isinstance(flow, _ClockedFlow) else 0.0)
         return since + seconds - self.loop.time()
 
+    def _watch_unsent(self) -> None:
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self._unsent_check = self.loop.call_later(self.limits.send_timeout_seconds, self._check_unsent)
+
+    def _check_unsent(self) -> None:
+        """Goes on until everything was taken: a connection that is closing waits for its client too."""
+        self._unsent_check = None
+        left = self.transport.get_write_buffer_size()
+        if left >= self._unsent_bytes:
+            self.metrics.rejected[SLOW_READERS] += 1
+            self.transport.abort()
+        elif left:
+            self._watch_unsent()
+
     def _fail(self) -> None:
         """Ends a connection on which something unforeseen happened: nobody is left waiting for an answer."""
         self._refused = True
@@ -179,6 +227,8 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
+        if len(self.connections) <= self.limits.max_connections:
+            self.metrics.refused(error)
         if self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body:
             # What is refused came after a request that is being answered; that answer is the last one.
             self.cycle.keep_alive = False
@@ -186,8 +236,10 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
             trace_id = new_id()
             body = error_body(error.code, error.message, trace_id, error.details)
+            extra = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers_of(error).items())
             head = (
-                f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-correlation-id: {trace_id}\r\n"
+                f"{extra}content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+                f"x-correlation-id: {trace_id}\r\n"
                 "x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
             )
             self.transport.write(STATUS_LINE[status_of(error)] + head.encode() + body)

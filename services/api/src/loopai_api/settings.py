@@ -1,10 +1,26 @@
 """What the api can be told (``LOOPAI_API_…``)."""
 
-from typing import Literal
+import re
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, IPvAnyNetwork, model_validator
 
 from loopai_common.runtime.settings import WorkersSettings
+
+_ORIGIN = re.compile(r"\*|https?://[^/?#\s]+")
+
+
+def _listed(value: object) -> object:
+    """The parts of a comma-separated text."""
+    return [part for part in map(str.strip, value.split(",")) if part] if isinstance(value, str) else value
+
+
+def _an_origin(text: str) -> str:
+    if _ORIGIN.fullmatch(text) is None:
+        raise ValueError("an origin is a scheme and a host, like https://app.example.com, without a path; or *")
+    return text
 
 
 class ApiSettings(WorkersSettings):
@@ -35,6 +51,49 @@ class ApiSettings(WorkersSettings):
         description="Unanswered frames above which further executions are gathered into larger ones.",
     )
     max_connections: int = Field(default=10_000, ge=1, description="Open connections; 503 above that.")
+    max_batch_memory_bytes: int = Field(
+        default=256 * 1024 * 1024,
+        ge=64 * 1024 * 1024,
+        description="What the bodies and outputs of all JSON batches may take; 503 `overloaded` above that.",
+    )
+    send_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="How long a client may read nothing of its answer; disconnected after that."
+    )
+    keys_file: Path | None = Field(
+        default=None,
+        description="File of API keys, made by `loopai keys`; read again when it changes. "
+        "Without it only loopback addresses are served.",
+    )
+    require_https: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Refuse plain HTTP; `auto` does so unless the address is a loopback one."
+    )
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_listed)] = Field(
+        default=(), description="Networks of proxies whose `X-Forwarded-Proto` is believed, comma separated."
+    )
+    ssl_certfile: FilePath | None = Field(default=None, description="Certificate chain (PEM), to serve HTTPS.")
+    ssl_keyfile: FilePath | None = Field(default=None, description="Private key (PEM) of the certificate.")
+    cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_an_origin)], ...], BeforeValidator(_listed)] = Field(
+        default=(), description="Origins whose pages may call the API from a browser, comma separated; `*` is all."
+    )
     fast_lane: Literal["on", "off"] = Field(
         default="on", description="`off` sends every execute request through the ordinary route."
     )
+
+    @model_validator(mode="after")
+    def _certificate_with_its_key(self) -> Self:
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile and ssl_keyfile are given together")
+        return self
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the address."""
+        try:
+            return self.host == "localhost" or ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def https_required(self) -> bool:
+        """Whether plain HTTP is refused."""
+        return self.require_https == "on" or (self.require_https == "auto" and not self.on_loopback)

@@ -1,6 +1,5 @@
 """The composition root of the api."""
 
-import ipaddress
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -9,14 +8,15 @@ from fastapi import FastAPI
 
 from loopai_api.application import build_application
 from loopai_api.clients import ProgramClient, StoreClient, TaskWatcher, ping
-from loopai_api.edge import Edge
+from loopai_api.edge import Edge, with_cors
 from loopai_api.execution.asynchronous import AsynchronousExecutions
-from loopai_api.execution.batches import BatchService
+from loopai_api.execution.batches import BatchMemory, BatchService
 from loopai_api.execution.bus import BusCommandQueue, BusFrameSender
 from loopai_api.execution.engine import ExecutionEngine
 from loopai_api.execution.metrics import BatchMetrics, ExecutionMetrics, HttpMetrics
 from loopai_api.execution.service import ExecutionService
 from loopai_api.fastlane.lane import FastLane
+from loopai_api.keyring import KeyRing
 from loopai_api.protocol import ConnectionLimits
 from loopai_api.routes.artifacts import artifact_routes
 from loopai_api.routes.batches import batch_routes
@@ -26,10 +26,13 @@ from loopai_api.routes.health import health_api_routes
 from loopai_api.routes.records import record_routes
 from loopai_api.routes.tasks import task_routes
 from loopai_api.routes.versions import version_routes
+from loopai_api.security import Guard
 from loopai_api.settings import ApiSettings
 from loopai_common.errors import BusUnavailable
+from loopai_common.keys import BadKeyFile
 from loopai_common.runtime.broker import Bus
 from loopai_common.runtime.health import Readiness
+from loopai_common.runtime.logging import get_logger
 from loopai_common.runtime.metrics import create_registry
 from loopai_common.runtime.rpc import RpcClient
 from loopai_common.runtime.service import StartRefused
@@ -39,10 +42,12 @@ from loopai_common.runtime.workers import Worker
 SERVICE = "api"
 V1 = "/api/v1"
 
+log = get_logger()
+
 
 def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
-    """The whole api as an ASGI application; raises :class:`StartRefused` for an address it must not serve."""
-    _refuse_open_address(settings.host)
+    """The whole api as an ASGI application; raises :class:`StartRefused` when it must not be served like this."""
+    keys = _keys(settings)
     registry = create_registry(SERVICE)
     siblings = None if worker is None else Siblings(worker, registry)
     http_metrics, execution_metrics, batch_metrics = HttpMetrics(), ExecutionMetrics(), BatchMetrics()
@@ -53,6 +58,12 @@ def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
     store = StoreClient(rpc, settings.store_timeout_seconds)
     watcher = TaskWatcher(store)
     watcher.register(bus)
+    guard = Guard(
+        store.task_names,
+        keys,
+        require_https=settings.https_required,
+        trusted_proxies=settings.trusted_proxies,
+    )
     sender = BusFrameSender(bus)
     engine = ExecutionEngine(
         sender,
@@ -72,12 +83,16 @@ def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
             engine.start()
             stack.callback(engine.close)
             await sender.start(engine)
+            if keys is not None:
+                await stack.enter_async_context(keys.followed())
             yield
 
-    readiness = _readiness(bus, rpc)
+    readiness = _readiness(bus, rpc, keys)
     executions = ExecutionService(engine, settings.default_timeout_ms)
     asynchronous = AsynchronousExecutions(store, BusCommandQueue(bus))
-    batches = BatchService(engine, batch_metrics, settings.default_timeout_ms)
+    batches = BatchService(
+        engine, batch_metrics, settings.default_timeout_ms, BatchMemory(settings.max_batch_memory_bytes)
+    )
     app = build_application(
         lifespan,
         [
@@ -91,25 +106,34 @@ def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
             version_routes(V1, store, ProgramClient(rpc)),
             health_api_routes(V1, readiness, registry, siblings),
         ],
+        guard,
     )
-    limits = ConnectionLimits(settings.receive_timeout_seconds, settings.max_connections)
-    return Edge(app, http_metrics, limits, FastLane(engine, http_metrics, settings.default_timeout_ms))
+    limits = ConnectionLimits(settings.receive_timeout_seconds, settings.send_timeout_seconds, settings.max_connections)
+    lane = FastLane(engine, http_metrics, settings.default_timeout_ms, guard)
+    return Edge(with_cors(app, settings.cors_origins), http_metrics, limits, lane, guard)
 
 
-def _refuse_open_address(host: str) -> None:
-    """Without API keys, whoever reaches the port may do everything: then only this machine may reach it."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+def _keys(settings: ApiSettings) -> KeyRing | None:
+    """The API keys. Without any, whoever reaches the port may do everything: then only this machine may reach it."""
+    if settings.keys_file is not None:
+        try:
+            return KeyRing(settings.keys_file)
+        except (OSError, BadKeyFile) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise StartRefused(
+                f"the file of API keys {str(settings.keys_file)!r} cannot be used: {why}; "
+                "make one with `loopai keys create --file …`"
+            ) from error
+    if not settings.on_loopback:
         raise StartRefused(
-            f"no API keys are configured, so the api serves loopback addresses only, and {host!r} is not one; "
-            "set LOOPAI_API_HOST=127.0.0.1"
+            f"no API keys are configured, so the api serves loopback addresses only, and {settings.host!r} is not one; "
+            "set LOOPAI_API_KEYS_FILE (see `loopai keys create`), or LOOPAI_API_HOST=127.0.0.1"
         )
+    log.warning("no_api_keys", consequence="everybody on this machine may do everything", host=settings.host)
+    return None
 
 
-def _readiness(bus: Bus, rpc: RpcClient) -> Readiness:
+def _readiness(bus: Bus, rpc: RpcClient, keys: KeyRing | None) -> Readiness:
     readiness = Readiness()
 
     async def nats() -> str | None:
@@ -121,4 +145,6 @@ def _readiness(bus: Bus, rpc: RpcClient) -> Readiness:
     readiness.add("artifact-store", partial(ping, rpc, "artifact-store"))
     readiness.add("executor", partial(ping, rpc, "executor"))
     readiness.add("generator-proxy", partial(ping, rpc, "generator-proxy"), required=False)
+    if keys is not None:
+        readiness.add("api-keys", keys.check)
     return readiness

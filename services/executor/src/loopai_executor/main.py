@@ -2,7 +2,7 @@
 
 from starlette.applications import Starlette
 
-from loopai_common.runtime.service import main, serve_workers, with_workers_option
+from loopai_common.runtime.service import main, serve_workers, with_options
 from loopai_common.runtime.settings import load_settings
 from loopai_common.runtime.workers import Worker
 from loopai_executor import wiring
@@ -18,7 +18,9 @@ def run() -> None:
     """Runs the executor until a signal stops it."""
 
     def start() -> int:
-        settings = load_settings(ExecutorSettings, wiring.SERVICE, with_workers_option(wiring.SERVICE))
+        settings = load_settings(
+            ExecutorSettings, wiring.SERVICE, with_options(wiring.SERVICE, ExecutorSettings, "workers")
+        )
         return serve_workers(wiring.SERVICE, settings, lambda worker: create_app(settings, worker))
 
     main(start)

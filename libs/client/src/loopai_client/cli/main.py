@@ -2,7 +2,7 @@
 
 import typer
 
-from loopai_client.cli import demo, execute, stack, tasks
+from loopai_client.cli import demo, execute, keys, stack, tasks
 
 app = typer.Typer(
     name="loopai",
@@ -16,6 +16,7 @@ app.command("down")(stack.down)
 app.command("demo")(demo.demo)
 app.command("execute")(execute.execute)
 app.add_typer(tasks.app, name="task")
+app.add_typer(keys.app, name="keys")
 
 
 def run() -> None:

@@ -8,14 +8,17 @@ from enum import IntEnum
 from typing import Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from loopai_client.client import ApiError, Unreachable
 from loopai_client.local.data_dir import AlreadyRunning, StillRunning
 from loopai_client.local.nats_server import ServerFailed
 from loopai_client.local.ports import PortTaken
 from loopai_client.local.supervisor import StartFailed
+from loopai_common.keys import BadKeyFile
 
 # Where the output goes to a file or a pipe, a table takes the room it needs.
 _PIPE_WIDTH = 1000
@@ -43,6 +46,16 @@ def print_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def table(columns: list[str], rows: list[list[str]]) -> Table:
+    """A table for people, with as much room as it needs."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        shown.add_column(column, overflow="fold")
+    for row in rows:
+        shown.add_row(*map(escape, row))
+    return shown
+
+
 @contextmanager
 def failures(*, as_json: bool) -> Iterator[None]:
     """Turns what can go wrong into a readable message on stderr and the right exit code."""
@@ -55,6 +68,8 @@ def failures(*, as_json: bool) -> Iterator[None]:
         _fail(as_json, ExitCode.UNREACHABLE, "unreachable", str(error))
     except (AlreadyRunning, StillRunning, PortTaken, ServerFailed, StartFailed, Failed) as error:
         _fail(as_json, ExitCode.FAILED, "failed", str(error))
+    except BadKeyFile as error:
+        _fail(as_json, ExitCode.FAILED, "failed", f"this is not a file of API keys: {error}")
     except OSError as error:
         _fail(as_json, ExitCode.FAILED, "failed", f"{error.filename or 'operating system'}: {error.strerror or error}")
 

@@ -1,6 +1,7 @@
 """``loopai up`` and ``loopai down``: the whole product on this machine."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ from loopai_client.local.supervisor import Event, run_until_stopped
 _LONGEST_STOP_SECONDS = 180.0
 
 _MAX_WORKERS = 64
+_CERTIFICATE = "LOOPAI_API_SSL_CERTFILE"
 
 DataDir = Annotated[Path, typer.Option(envvar="LOOPAI_DATA_DIR", help="Where state and logs are kept.")]
 
@@ -41,13 +43,19 @@ def up(
     executor_workers: Annotated[
         int, typer.Option(envvar="LOOPAI_EXECUTOR_WORKERS", min=1, max=_MAX_WORKERS, help="Processes of the executor.")
     ] = 1,
+    keys: Annotated[
+        Path | None,
+        typer.Option(envvar="LOOPAI_API_KEYS_FILE", help="File of API keys (see `loopai keys`) that callers need."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole product until Ctrl-C."""
     report = _report_json if as_json else report_line
     with failures(as_json=as_json):
         started = time.monotonic()
-        settings = StackSettings(data_dir, host, port or free_port(), nats, api_workers, executor_workers)
+        settings = StackSettings(
+            data_dir, host, port or free_port(), nats, api_workers, executor_workers, keys, _CERTIFICATE in os.environ
+        )
         with data_dirs.held(settings.data_dir, settings.url):
             stack = Stack(settings, report)
             if not sandboxed():
@@ -89,6 +97,6 @@ def _announcement(stack: Stack, started: float, *, as_json: bool) -> Callable[[]
                 up = {"url": stack.url, "swagger": f"{stack.url}/swagger", "logs": str(stack.logs)}
                 print_json({"event": "up", "seconds": seconds, **up})
             else:
-                out.print(escape(first_steps(stack.url, stack.logs, seconds)))
+                out.print(escape(first_steps(stack.url, stack.logs, seconds, with_key=stack.has_keys)))
 
     return announce

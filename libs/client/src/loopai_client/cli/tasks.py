@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
 from loopai_client.cli.inputs import examples_from, json_or_file
 from loopai_client.cli.options import DEFAULT_URL, AsJson, Url
-from loopai_client.cli.output import Failed, failures, out, print_json
+from loopai_client.cli.output import Failed, failures, out, print_json, table
 from loopai_client.client import MAX_WAIT_SECONDS, Artifact, LoopaiClient, Task
 from loopai_client.examples import TEXT_SCHEMA, labels_schema
 
@@ -73,7 +71,7 @@ def list_tasks(url: Url = DEFAULT_URL, as_json: AsJson = False) -> None:
     elif not tasks:
         out.print("No tasks yet; make one with `loopai task create`.")
     else:
-        out.print(_table(["name", "status", "active", "versions", "created"], [_row(task) for task in tasks]))
+        out.print(table(["name", "status", "active", "versions", "created"], [_row(task) for task in tasks]))
 
 
 @app.command()
@@ -92,7 +90,7 @@ def show(
     out.print(escape(str(found.body.get("description", ""))))
     if artifacts:
         columns = ["version", "status", "strategy", "confidence", "bytes", "digest"]
-        out.print(_table(columns, [_version_row(artifact) for artifact in artifacts]))
+        out.print(table(columns, [_version_row(artifact) for artifact in artifacts]))
 
 
 def _row(task: Task) -> list[str]:
@@ -110,12 +108,3 @@ def _version_row(artifact: Artifact) -> list[str]:
         f"{artifact.size_bytes:,}",
         artifact.digest.removeprefix("sha256:")[:12],
     ]
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table

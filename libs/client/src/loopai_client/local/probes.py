@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,13 +12,14 @@ Probe = Callable[[], Awaitable[str | None]]
 _ATTEMPT_SECONDS = 5.0
 
 
-def http_ready(host: str, port: int) -> Probe:
-    """Ready when ``/health/ready`` answers 200."""
+def http_ready(host: str, port: int, *, https: bool = False) -> Probe:
+    """Ready when ``/health/ready`` answers 200. Of a certificate nothing is asked: what answers was started here."""
+    tls = _any_certificate() if https else None
 
     async def probe() -> str | None:
         try:
             async with asyncio.timeout(_ATTEMPT_SECONDS):
-                status, body = await _get(host, port, "/health/ready")
+                status, body = await _get(host, port, "/health/ready", tls)
         except (OSError, EOFError, ValueError):
             return "does not answer yet"
         return None if status == 200 else _missing(body)
@@ -43,9 +45,9 @@ def nats_ready(host: str, port: int) -> Probe:
     return probe
 
 
-async def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
+async def _get(host: str, port: int, path: str, tls: ssl.SSLContext | None) -> tuple[int, bytes]:
     """One GET over a connection of its own; plain sockets, since an HTTP client costs more to set up than this."""
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(host, port, ssl=tls)
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
@@ -54,6 +56,13 @@ async def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
         raise ValueError("not an HTTP response") from error
     finally:
         writer.close()
+
+
+def _any_certificate() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _missing(body: bytes) -> str:

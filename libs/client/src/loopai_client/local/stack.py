@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,8 @@ _EVERY_ADDRESS: Final = {"0.0.0.0": _LOOPBACK, "::": "::1"}
 class StackSettings:
     """What a local stack can be told.
 
-    ``nats_url`` ``None`` starts a server; numbers of workers that are ``None`` are what the environment says, or 1.
+    ``https`` says that the environment gives the api a certificate. ``nats_url`` ``None`` starts a server; numbers of
+    workers that are ``None`` are what the environment says, or 1.
     """
 
     data_dir: Path = DEFAULT_DATA_DIR
@@ -31,6 +32,8 @@ class StackSettings:
     nats_url: str | None = None
     api_workers: int | None = None
     executor_workers: int | None = None
+    keys_file: Path | None = None
+    https: bool = False
 
     @property
     def address(self) -> str:
@@ -40,7 +43,8 @@ class StackSettings:
     @property
     def url(self) -> str:
         """The API's URL on this machine."""
-        return f"http://{f'[{self.address}]' if ':' in self.address else self.address}:{self.port}"
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{'https' if self.https else 'http'}://{host}:{self.port}"
 
 
 class Stack:
@@ -55,6 +59,7 @@ class Stack:
         self.data_dir = settings.data_dir.resolve()
         self.logs = self.data_dir / "logs"
         self.url = settings.url
+        self.has_keys = settings.keys_file is not None
         require_free(settings.host, settings.port)
         stages = []
         if settings.nats_url is None:
@@ -73,23 +78,21 @@ class Stack:
             self._service("generator", generator_port),
             self._service("executor", free_port(), **_sandbox(), **_workers("executor", settings.executor_workers)),
             self._service("generator-proxy", free_port(), GENERATOR_URL=f"http://{_LOOPBACK}:{generator_port}"),
-            self._service(
-                "api",
-                settings.port,
-                host=settings.host,
-                address=settings.address,
-                **_workers("api", settings.api_workers),
-            ),
+            self._api(settings),
         ]
 
-    def _service(
-        self, name: str, port: int, *, host: str = _LOOPBACK, address: str = _LOOPBACK, **more: str
-    ) -> ProcessSpec:
+    def _api(self, settings: StackSettings) -> ProcessSpec:
+        keys = {} if settings.keys_file is None else {"LOOPAI_API_KEYS_FILE": str(settings.keys_file)}
+        more = {**keys, **_workers("api", settings.api_workers)}
+        ready = http_ready(settings.address, settings.port, https=settings.https)
+        return replace(self._service("api", settings.port, host=settings.host, **more), ready=ready)
+
+    def _service(self, name: str, port: int, *, host: str = _LOOPBACK, **more: str) -> ProcessSpec:
         prefix = f"LOOPAI_{name.replace('-', '_').upper()}"
         return ProcessSpec(
             name,
             (sys.executable, "-m", f"loopai_{name.replace('-', '_')}.main"),
-            http_ready(address, port),
+            http_ready(_LOOPBACK, port),
             {
                 "LOOPAI_NATS_URL": self.nats_url,
                 "LOOPAI_DATA_DIR": str(self.data_dir),

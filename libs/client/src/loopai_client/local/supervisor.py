@@ -80,7 +80,7 @@ class Process:
             self._process = await asyncio.create_subprocess_exec(
                 *launcher,
                 *self.spec.command,
-                env={**os.environ, **self.spec.environment},
+                env={**_environment(), **self.spec.environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -135,6 +135,11 @@ class Process:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without the key with which this machine's user calls an API: it is no business of the services."""
+    return {name: value for name, value in os.environ.items() if name != "LOOPAI_API_KEY"}
 
 
 class Supervisor:

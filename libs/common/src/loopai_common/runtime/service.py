@@ -136,12 +136,14 @@ def serve_workers(
     )
 
 
-def with_workers_option(service: str) -> dict[str, str]:
-    """The environment, in which ``--workers N`` of the command line has set the service's setting of that name."""
+def with_options(service: str, settings: type[ServiceSettings], *names: str) -> dict[str, str]:
+    """The environment, in which options of the command line have set the service's settings of these names."""
     parser = argparse.ArgumentParser(prog=f"loopai-{service}", description="Everything else is set by the environment.")
-    parser.add_argument("--workers", metavar="N", help="processes that share the port and the work (default: 1)")
-    workers: str | None = parser.parse_args().workers
-    return {**os.environ, **({} if workers is None else {f"{PREFIXES[service]}WORKERS": workers})}
+    for name in names:
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="X", help=settings.model_fields[name].description)
+    given: dict[str, str | None] = vars(parser.parse_args())
+    options = {f"{PREFIXES[service]}{name.upper()}": value for name, value in given.items() if value is not None}
+    return {**os.environ, **options}
 
 
 def main(start: Callable[[], int]) -> None:

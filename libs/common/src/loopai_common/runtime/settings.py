@@ -66,6 +66,9 @@ class WorkersSettings(ServiceSettings):
     workers: int = Field(default=1, ge=1, le=64, description="Processes that share the port and the work.")
 
 
+_NOBODYS = frozenset({"LOOPAI_API_KEY"})
+"""Variables of clients, which no service reads, though a service's prefix begins them."""
+
 S = TypeVar("S", bound=ServiceSettings)
 
 
@@ -91,7 +94,9 @@ def load_settings(kind: type[S], service: str, environ: Mapping[str, str] | None
                 break
     known = {f"{prefix}{name.upper()}" for name in kind.model_fields}
     others = tuple(other for other in PREFIXES.values() if other != prefix and other.startswith(prefix))
-    unknown = sorted(v for v in environ if v.startswith(prefix) and not v.startswith(others) and v not in known)
+    unknown = sorted(
+        v for v in environ if v.startswith(prefix) and not v.startswith(others) and v not in known | _NOBODYS
+    )
     if unknown:
         raise SettingsError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     try:

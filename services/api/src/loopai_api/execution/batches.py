@@ -7,7 +7,8 @@ where the engine or the executors have no room, so that a large batch neither fa
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -88,25 +89,68 @@ class _Outcome:
     obstacle: LoopaiError | None = None
 
 
+class BatchMemory:
+    """The bytes that the JSON batches of a process may hold together, since each is kept until its last item ended."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._free = size_bytes
+
+    @contextmanager
+    def reserved(self, body_bytes: int) -> Iterator["BatchRoom"]:
+        """Room for one batch; raises :class:`Overloaded` when there is none for its body."""
+        room = BatchRoom(self)
+        if not room.take(body_bytes):
+            raise Overloaded("too many large batches are under way; try again, or send lines (application/x-ndjson)")
+        try:
+            yield room
+        finally:
+            self._free += room.taken
+
+    def take(self, size_bytes: int) -> bool:
+        """Takes so many bytes if they are there; says whether they were."""
+        if size_bytes > self._free:
+            return False
+        self._free -= size_bytes
+        return True
+
+
+class BatchRoom:
+    """What one batch has taken of the memory for all."""
+
+    def __init__(self, memory: BatchMemory) -> None:
+        self.taken = 0
+        self._memory = memory
+
+    def take(self, size_bytes: int) -> bool:
+        """Takes more, for as long as the batch is there; says whether there was so much."""
+        granted = self._memory.take(size_bytes)
+        self.taken += size_bytes if granted else 0
+        return granted
+
+
 class BatchService:
     """Runs batches through the engine."""
 
-    def __init__(self, engine: ExecutionEngine, metrics: BatchMetrics, default_timeout_ms: int) -> None:
+    def __init__(
+        self, engine: ExecutionEngine, metrics: BatchMetrics, default_timeout_ms: int, memory: BatchMemory
+    ) -> None:
+        self.memory = memory
         self._engine = engine
         self._metrics = metrics
         self._default_timeout_ms = default_timeout_ms
 
-    async def run(self, task: str, batch: BatchBody, context: RequestContext) -> bytes:
+    async def run(self, task: str, batch: BatchBody, context: RequestContext, room: BatchRoom) -> bytes:
         """Runs all items and returns the body of the response; raises what keeps the program from running at all.
 
-        The first item goes ahead alone: it tells whether there is a program, and settles the version for all.
+        The outputs take of ``room``. The first item goes ahead alone: it tells whether there is a program, and settles
+        the version for all.
         """
         started, clock = datetime.now(UTC), time.monotonic()
         plan = self._plan(task, batch.version, batch.timeout_ms, context)
         first = await self._run(plan, batch.items[0])
         if first.obstacle is not None:
             raise first.obstacle
-        results = _Results(batch)
+        results = _Results(batch, room)
         results.put(0, first.result)
         await self._run_others(replace(plan, version=first.version), batch, results)
         return results.answer(first, started, time.monotonic() - clock)
@@ -248,16 +292,22 @@ class BatchStream:
 class _Results:
     """Collects the results of a batch that is answered as a whole."""
 
-    def __init__(self, batch: BatchBody) -> None:
+    def __init__(self, batch: BatchBody, room: BatchRoom) -> None:
         self.stopped = False
         self._batch = batch
+        self._room = room
         self._results: list[ItemResult | None] = [None] * len(batch.items)
         self._room_bytes = MAX_OUTPUT_BYTES
 
     def put(self, index: int, result: ItemResult) -> None:
         """Takes the result of the item at ``index``."""
-        self._room_bytes -= len(memoryview(result.output))
-        if self._room_bytes < 0:
+        size = len(memoryview(result.output))
+        self._room_bytes -= size
+        if not self._room.take(size):
+            result = _failed(
+                result.id, Overloaded("too many large batches are under way to keep the output; try again")
+            )
+        elif self._room_bytes < 0:
             limit = f"the outputs are larger than {MAX_OUTPUT_BYTES} bytes together"
             result = _failed(result.id, PayloadTooLarge(f"{limit}; send the batch as application/x-ndjson"))
         self._results[index] = result

@@ -7,7 +7,24 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from loopai_common.errors import LoopaiError
+
 BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+CONNECTIONS = "connections"
+SLOW_READERS = "slow_reader"
+REJECTIONS = {
+    "missing_api_key": "key",
+    "invalid_api_key": "key",
+    "insufficient_scope": "scope",
+    "rate_limit_exceeded": "rate",
+    "https_required": "https",
+    "overloaded": "overload",
+    "request_timeout": "timeout",
+    "headers_too_large": "headers",
+}
+"""Why requests are turned away, by the code of the error; connections end for two more reasons."""
 
 
 class PlainHistogram:
@@ -90,6 +107,7 @@ class HttpMetrics(Collector):
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.rejected = dict.fromkeys([*REJECTIONS.values(), CONNECTIONS, SLOW_READERS], 0)
         self._routes: dict[tuple[str, str], RouteCounts] = {}
 
     def counts(self, method: str, route: str) -> RouteCounts:
@@ -98,6 +116,12 @@ class HttpMetrics(Collector):
         if found is None:
             found = self._routes[method, route] = RouteCounts()
         return found
+
+    def refused(self, error: LoopaiError) -> None:
+        """Counts a request that was answered with ``error``, if it was turned away before anything was done for it."""
+        reason = REJECTIONS.get(error.code)
+        if reason is not None:
+            self.rejected[reason] += 1
 
     def collect(self) -> Iterator[Metric]:
         """The figures as Prometheus families."""
@@ -116,3 +140,9 @@ class HttpMetrics(Collector):
         yield requests
         yield durations
         yield GaugeMetricFamily("loopai_http_requests_in_flight", "Requests being answered.", self.in_flight)
+        rejected = CounterMetricFamily(
+            "loopai_http_rejected_requests", "Requests and connections turned away.", labels=["reason"]
+        )
+        for reason, count in self.rejected.items():
+            rejected.add_metric([reason], count)
+        yield rejected

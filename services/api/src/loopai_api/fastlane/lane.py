@@ -7,6 +7,7 @@ from loopai_api.bodies import MAX_EXECUTE_BYTES
 from loopai_api.execution.engine import ExecutionEngine
 from loopai_api.execution.metrics import HttpMetrics
 from loopai_api.references import task_reference
+from loopai_api.security import Guard
 from loopai_common.errors import LoopaiError
 
 PREFIX = b"/api/v1/tasks/"
@@ -17,17 +18,25 @@ _MAX_HEAD_BYTES = 2048
 
 
 class HotHead(NamedTuple):
-    """What the head of a hot request says: whose program, and how long the body is."""
+    """What the head of a hot request says. Whether it may be made is asked of the guard each time."""
 
     task: str
     body_bytes: int
+    credential: bytes | None
+    """The API key, as a value of ``Authorization``."""
+    forwarded_https: bool
+    """Whether a proxy says that its client used HTTPS; to be believed of trusted ones alone."""
 
 
 class FastLane:
     """One for each process."""
 
-    def __init__(self, engine: ExecutionEngine, http_metrics: HttpMetrics, default_timeout_ms: int) -> None:
+    def __init__(
+        self, engine: ExecutionEngine, http_metrics: HttpMetrics, default_timeout_ms: int, guard: Guard
+    ) -> None:
         self.engine = engine
+        self.guard = guard
+        self.metrics = http_metrics
         self.default_timeout_ms = default_timeout_ms
         self.max_body_bytes = MAX_EXECUTE_BYTES
         self._counts = http_metrics.counts("POST", ROUTE)

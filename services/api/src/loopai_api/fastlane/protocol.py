@@ -17,8 +17,9 @@ from loopai_api.execution.engine import Execution
 from loopai_api.execution.rendering import render_execution
 from loopai_api.execution.requests import frame_item, parse_execute
 from loopai_api.fastlane.lane import FastLane, HotHead
-from loopai_api.problems import RETRY_AFTER_SECONDS, error_body, status_of
+from loopai_api.problems import error_body, headers_of, status_of
 from loopai_api.protocol import MAX_HEADER_BYTES, MAX_HEADERS, LoopaiHttpProtocol
+from loopai_api.security import HSTS
 from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup
 from loopai_common.errors import Internal, LoopaiError
 from loopai_common.identifiers import new_id
@@ -28,7 +29,15 @@ from loopai_common.runtime.logging import get_logger
 log = get_logger()
 
 _END_OF_HEAD = b"\r\n\r\n"
-_UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"content-encoding", b"prefer", b"upgrade"})
+# Browsers' requests from other origins may need CORS headers, which the ordinary lane knows of.
+_UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"content-encoding", b"prefer", b"upgrade", b"origin"})
+_READ = frozenset(
+    {
+        *(b"content-type", b"content-length", b"x-correlation-id", b"authorization", b"x-api-key"),
+        *(b"x-forwarded-proto", *_UNUSUAL),
+    }
+)
+_HSTS = b"%b: %b\r\n" % HSTS
 
 
 class _NoEvent:
@@ -44,9 +53,12 @@ class HotCycle(Execution):
         "body",
         "correlation_id",
         "disconnected",
+        "head",
+        "hsts",
         "keep_alive",
         "more_body",
         "protocol",
+        "refusal",
         "response_complete",
         "response_started",
         "started",
@@ -54,9 +66,12 @@ class HotCycle(Execution):
 
     message_event = _NoEvent()
 
-    def __init__(self, protocol: "FastLaneProtocol", task: str) -> None:
+    def __init__(self, protocol: "FastLaneProtocol", head: HotHead, hsts: bytes, refusal: LoopaiError | None) -> None:
         self.protocol = protocol
-        self.task = task
+        self.head = head
+        self.task = head.task
+        self.hsts = hsts
+        self.refusal = refusal
         self.body = b""
         self.correlation_id = ""
         self.more_body = True
@@ -69,8 +84,12 @@ class HotCycle(Execution):
     def run(self, sent_correlation_id: str | None) -> None:
         """Submits the request, or answers what is wrong with it."""
         lane = self.protocol.lane
+        lane.metrics.in_flight += 1
         execution_id = new_id()
         self.correlation_id = sent_correlation_id or execution_id
+        if self.refusal is not None:
+            self.failed(self.refusal)
+            return
         try:
             request = parse_execute(self.body, self.task)
             item = frame_item(request, lane.default_timeout_ms, execution_id=execution_id, sent=sent_correlation_id)
@@ -88,12 +107,15 @@ class HotCycle(Execution):
             self._respond(200, b"", body)
 
     def failed(self, error: LoopaiError) -> None:
-        status = status_of(error)
-        retry = b"retry-after: %b\r\n" % RETRY_AFTER_SECONDS.encode() if status == 503 else b""
-        self._respond(status, retry, error_body(error.code, error.message, self.correlation_id, error.details))
+        self.protocol.lane.metrics.refused(error)
+        headers = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers_of(error).items()).encode()
+        body = error_body(error.code, error.message, self.correlation_id, error.details)
+        self._respond(status_of(error), headers, body)
 
     def _respond(self, status: int, extra: bytes, body: bytes) -> None:
         protocol = self.protocol
+        if not self.more_body:  # else it ends before it was run, and was not counted
+            protocol.lane.metrics.in_flight -= 1
         protocol.lane.observe(status, self.started)
         self.response_started = self.response_complete = True
         if self.disconnected or protocol.transport.is_closing():
@@ -101,8 +123,16 @@ class HotCycle(Execution):
         close = b"" if self.keep_alive else b"connection: close\r\n"
         protocol.transport.write(
             b"%bcontent-length: %d\r\n%bcontent-type: application/json\r\nx-correlation-id: %b\r\n"
-            b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n%b\r\n%b"
-            % (STATUS_LINE[status], len(body), extra, self.correlation_id.encode("latin-1"), close, body)
+            b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n%b%b\r\n%b"
+            % (
+                STATUS_LINE[status],
+                len(body),
+                extra,
+                self.correlation_id.encode("latin-1"),
+                self.hsts,
+                close,
+                body,
+            )
         )
         if not self.keep_alive:
             protocol.transport.close()
@@ -115,9 +145,14 @@ class FastLaneProtocol(LoopaiHttpProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lane: FastLane = self.config.loaded_app.lane
+        self._trusted = False
         self._sent_correlation_id: str | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._last_answer = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._trusted = self.lane.guard.trusts(self.client)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._idle is not None:
@@ -126,33 +161,33 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        cycle: Any = self.cycle
-        if self._receiving or self._refused or self.pipeline or (cycle is not None and not cycle.response_complete):
+        before: Any = self.cycle
+        if self._receiving or self._refused or self.pipeline or (before is not None and not before.response_complete):
             super().data_received(data)
             return
         body_at = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
         head = data[:body_at]
         known = self.lane.heads.get(head)
         if known is not None and len(data) - body_at == known.body_bytes:
-            if self._deadline is not None:
-                self._disarm()
-            if self.timeout_keep_alive_task is not None:
-                self._unset_keepalive_if_required()
-            self._sent_correlation_id = None
-            hot = HotCycle(self, known.task)
-            hot.body, hot.more_body = data[body_at:], False
-            self.cycle = hot  # type: ignore[assignment]  # as in on_headers_complete
-            self._run(hot)
-            return
+            cycle = self._admitted(known)
+            if cycle is not None:
+                self._take_whole(cycle, data[body_at:])
+                return
         super().data_received(data)
         parsed: Any = self.cycle
-        if type(parsed) is HotCycle and parsed is not cycle and self._sent_correlation_id is None:
+        if type(parsed) is HotCycle and parsed is not before and self._sent_correlation_id is None:
             size = len(parsed.body)
-            if not parsed.more_body and body_at + size == len(data):
-                self.lane.remember(head, HotHead(parsed.task, size))
+            if not parsed.more_body and parsed.refusal is None and body_at + size == len(data):
+                self.lane.remember(head, parsed.head)
 
-    def _run(self, cycle: HotCycle) -> None:
-        """As the parser runs its callbacks: what is unforeseen ends the connection, and is logged."""
+    def _take_whole(self, cycle: HotCycle, body: bytes) -> None:
+        """Runs a request that came in one piece, as the parser's callbacks would."""
+        if self._deadline is not None:
+            self._disarm()
+        if self.timeout_keep_alive_task is not None:
+            self._unset_keepalive_if_required()
+        cycle.body, cycle.more_body = body, False
+        self.cycle = cycle  # type: ignore[assignment]  # as in on_headers_complete
         try:
             cycle.run(None)
         except Exception:  # the parser turns it into an error of its own; there is none here
@@ -176,11 +211,11 @@ class FastLaneProtocol(LoopaiHttpProtocol):
             self._refused or len(self.headers) > MAX_HEADERS or self._head_bytes + self._chunk_bytes > MAX_HEADER_BYTES
         ) and self._head_refused():
             return
-        task = self._hot_task()
-        if task is None:
+        cycle = self._hot_cycle()
+        if cycle is None:
             self._go_ordinary()
         else:
-            self.cycle = HotCycle(self, task)  # type: ignore[assignment]  # it has the face that uvicorn looks at
+            self.cycle = cycle  # type: ignore[assignment]  # it has the face that uvicorn looks at
 
     def _go_ordinary(self) -> None:
         """Lets uvicorn see the request from its beginning."""
@@ -234,29 +269,54 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         if busy or left > 0 or self._receiving:
             self._idle = self.loop.call_later(max(left, 1.0), self._check_idle)
         else:
-            self.transport.close()
+            self.end_idle()
 
-    def _hot_task(self) -> str | None:
-        cycle = self.cycle
-        if (cycle is not None and not cycle.response_complete) or self.pipeline:
+    def _hot_cycle(self) -> HotCycle | None:
+        """The cycle of a hot request; ``None`` for one that is not, or about which the store must be asked."""
+        before = self.cycle
+        if (before is not None and not before.response_complete) or self.pipeline:
             return None
-        task = self.lane.task_of(self.url)
+        lane = self.lane
+        task = lane.task_of(self.url)
         parser = self.parser
         if task is None or parser.get_method() != b"POST" or not parser.should_keep_alive():
             return None
         length = 0
-        content_type = correlation_id = None
+        content_type = correlation_id = authorization = api_key = forwarded_proto = None
         for name, value in self.headers:
+            if name not in _READ:
+                continue
             if name == b"content-type":
                 content_type = value
             elif name == b"content-length":
                 length = int(value)
+            elif name == b"authorization" and authorization is None:
+                authorization = value
             elif name == b"x-correlation-id":
                 correlation_id = value.decode("latin-1")
-            elif name in _UNUSUAL:
+            elif name == b"x-api-key" and api_key is None:
+                api_key = value
+            elif name == b"x-forwarded-proto" and forwarded_proto is None:
+                forwarded_proto = value
+            else:
                 return None
-        if content_type != b"application/json" or not 0 < length <= self.lane.max_body_bytes:
+        if content_type != b"application/json" or not 0 < length <= lane.max_body_bytes:
             return None
+        credential = authorization if api_key is None else b"Bearer " + api_key
         sent = correlation_id is not None and is_correlation_id(correlation_id)
         self._sent_correlation_id = correlation_id if sent else None
-        return task
+        return self._admitted(HotHead(task, length, credential, forwarded_proto == b"https"))
+
+    def _admitted(self, head: HotHead) -> HotCycle | None:
+        """The cycle of a request that may be made, or is refused; ``None`` when the ordinary lane has to see to it."""
+        private = self.scheme == "https" or (self._trusted and head.forwarded_https)
+        guard = self.lane.guard
+        if guard.require_https and not private:
+            return None
+        refusal = None
+        try:
+            if not guard.admit_execution(head.credential, head.task):
+                return None
+        except LoopaiError as error:
+            refusal = error
+        return HotCycle(self, head, _HSTS if private else b"", refusal)

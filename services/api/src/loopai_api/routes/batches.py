@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from loopai_api.application import errors
-from loopai_api.bodies import MAX_BATCH_BYTES, MAX_EXECUTE_BYTES, NDJSON, media_type, read_body, read_lines
+from loopai_api.bodies import MAX_BATCH_BYTES, MAX_EXECUTE_BYTES, NDJSON, body_size, media_type, read_body, read_lines
 from loopai_api.execution.batch_requests import parse_batch
 from loopai_api.execution.batches import BatchService, BatchStream
 from loopai_api.models import (
@@ -71,8 +71,9 @@ def batch_routes(prefix: str, batches: BatchService) -> APIRouter:
             lines = read_lines(request, MAX_EXECUTE_BYTES)
             return StreamedBatch(batches.stream(reference, lines, options, context.current()))
         _refuse_query(options)
-        batch = await run_in_threadpool(parse_batch, await read_body(request, MAX_BATCH_BYTES))
-        answer = await _unless_disconnected(request, batches.run(reference, batch, context.current()))
+        with batches.memory.reserved(body_size(request, MAX_BATCH_BYTES)) as room:
+            batch = await run_in_threadpool(parse_batch, await read_body(request, MAX_BATCH_BYTES))
+            answer = await _unless_disconnected(request, batches.run(reference, batch, context.current(), room))
         if answer is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return Response(answer, media_type="application/json")

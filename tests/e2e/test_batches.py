@@ -12,6 +12,8 @@ import pytest
 from tests.e2e.test_bad_requests import is_error
 from tests.support.product import ECHO, V1, Product, eventually
 
+pytestmark = pytest.mark.both_lanes
+
 NDJSON = {"Content-Type": "application/x-ndjson"}
 RESULT_KEYS = [
     "id",
@@ -237,7 +239,7 @@ class Conversation:
 
     @classmethod
     async def begin(cls, product: Product, task: str, query: str = "") -> "Conversation":
-        parts = urlsplit(product.stack.base_url)
+        parts = urlsplit(product.base_url)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         head = f"POST {path_of(task)}{query} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
         writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
@@ -324,7 +326,7 @@ async def test_a_client_that_leaves_ends_the_work(product: Product, fickle: str,
     count = 400
     looping = [{"id": str(n), "input": "loop"} for n in range(count)]
     before = await ended()
-    parts = urlsplit(product.stack.base_url)
+    parts = urlsplit(product.base_url)
     if streamed:
         talk = await Conversation.begin(product, fickle, "?timeout_ms=100&max_concurrency=2")
         talk.say(lines(*looping))

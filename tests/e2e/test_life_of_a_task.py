@@ -13,6 +13,8 @@ import pytest
 from tests.support.builders import definition_body
 from tests.support.product import V1, Product
 
+pytestmark = pytest.mark.both_lanes
+
 TASK_KEYS = {
     "id", "name", "description", "input_schema", "output_schema", "examples", "total_examples", "accuracy_target",
     "latency_target_ms", "sampling_rate", "status", "status_reason", "active_version", "total_versions",

@@ -1,7 +1,8 @@
 """The fast lane's protocol over a transport that only remembers."""
 
 import asyncio
-from types import SimpleNamespace
+from collections.abc import Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from loopai_api.execution.metrics import ExecutionMetrics, HttpMetrics
 from loopai_api.fastlane.lane import FastLane
 from loopai_api.fastlane.protocol import FastLaneProtocol
 from loopai_api.protocol import ConnectionLimits
+from loopai_api.versions import Headers
 from loopai_common.contracts.frames import Frame, FrameAnswer, FrameAnswerGroup, FramePart
 
 TASK = "01938f5e-3a6b-7c4d-9e1f-2a3b4c5d6e7f"
@@ -53,8 +55,10 @@ class RememberingSender:
 class Connection:
     """One connection to a process whose executor is the test."""
 
-    def __init__(self, engine: ExecutionEngine, metrics: HttpMetrics) -> None:
-        app = SimpleNamespace(limits=ConnectionLimits(), lane=FastLane(engine, metrics, 1000))
+    def __init__(
+        self, engine: ExecutionEngine, metrics: HttpMetrics, notices: Mapping[str, Headers] = MappingProxyType({})
+    ) -> None:
+        app = SimpleNamespace(limits=ConnectionLimits(), lane=FastLane(engine, metrics, 1000, notices), notices=notices)
         config = Config(app="unused:app", interface="asgi3")
         config.loaded, config.loaded_app = True, app
         config.ws_protocol_class = None

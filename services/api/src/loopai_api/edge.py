@@ -1,7 +1,7 @@
 """The outermost layer of the ordinary lane: correlation, headers on every answer, and counting."""
 
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from loopai_api.execution.metrics import HttpMetrics
 from loopai_api.fastlane.lane import FastLane
 from loopai_api.protocol import ConnectionLimits
+from loopai_api.versions import Headers, version_named
 from loopai_common.runtime import context
 
 _CORRELATION = b"x-correlation-id"
@@ -20,15 +21,23 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class Edge:
     """ASGI middleware around the whole application. Carries what the HTTP protocol asks its application for."""
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics, limits: ConnectionLimits, lane: FastLane) -> None:
-        self._app = app
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: HttpMetrics,
+        limits: ConnectionLimits,
+        lane: FastLane,
+        notices: Mapping[str, Headers],
+    ) -> None:
+        self.app = app
         self._metrics = metrics
         self.limits = limits
         self.lane = lane
+        self.notices = notices
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         started = time.perf_counter()
         status = 500
@@ -41,12 +50,13 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 _add_headers(message, request.correlation_id)
+                message["headers"].extend(self.notices.get(version_named(scope["path"]) or "", ()))
             await send(message)
 
         self._metrics.in_flight += 1
         try:
             with context.bound(request):
-                await self._app(scope, receive, send_with_headers)
+                await self.app(scope, receive, send_with_headers)
         finally:
             self._metrics.in_flight -= 1
             method = scope["method"] if scope["method"] in _METHODS else "other"

@@ -1,14 +1,16 @@
 """Errors over HTTP: the one table from codes to statuses, and how an error is written into a response."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from starlette.responses import Response
 
 from loopai_common.contracts.base import format_timestamp
-from loopai_common.errors import LoopaiError, ValidationFailed, Violation
+from loopai_common.errors import Internal, LoopaiError, ValidationFailed, Violation, kinds_by_code, summary_of
 
 STATUS_BY_CODE: Mapping[str, int] = {
     "validation_error": 400,
@@ -30,17 +32,22 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "idempotency_key_reused": 422,
+    "program_error": 422,
     "headers_too_large": 431,
     "internal": 500,
     "artifact_corrupt": 500,
     "generator_failed": 502,
+    "store_unavailable": 503,
     "no_executor": 503,
     "overloaded": 503,
-    "store_unavailable": 503,
     "bus_unavailable": 503,
     "shutting_down": 503,
     "deadline_exceeded": 504,
+    "program_timeout": 504,
 }
+
+ERRORS_PAGE = "/docs/errors"
+"""Where this service explains every code, each under an anchor of its name."""
 
 RETRY_AFTER_SECONDS = "1"
 
@@ -52,36 +59,56 @@ class NotFound(LoopaiError):
     """No resource has this path."""
 
     code = "not_found"
+    remedy = "Compare the path with the list at `/swagger`."
 
 
 class UnsupportedApiVersion(LoopaiError):
     """The path names a version of the API that does not exist."""
 
     code = "unsupported_api_version"
+    remedy = "Use one of the versions that the message names."
 
 
 class MethodNotAllowed(LoopaiError):
     """The resource does not offer this method."""
 
     code = "method_not_allowed"
+    remedy = "Use a method that the `Allow` header names."
 
 
 class UnsupportedMediaType(LoopaiError):
     """The body is not ``application/json``, or is compressed."""
 
     code = "unsupported_media_type"
+    remedy = "Send JSON as it is, with the header `Content-Type: application/json`."
 
 
 class RequestTimeout(LoopaiError):
     """The client took too long to send its request."""
 
     code = "request_timeout"
+    remedy = "Send the request again, whole; over a slow line, in smaller parts."
 
 
 class HeadersTooLarge(LoopaiError):
     """The request line and headers are larger, or more, than the limits."""
 
     code = "headers_too_large"
+    remedy = "Send fewer and shorter headers."
+
+
+class ProgramError(LoopaiError):
+    """The program raised, broke its output schema, or hit a limit other than that of time."""
+
+    code = "program_error"
+    remedy = "`execution` says what happened. Correct the input, or have a better version made."
+
+
+class ProgramTimeout(LoopaiError):
+    """The program ran out of time."""
+
+    code = "program_timeout"
+    remedy = "Allow more with `timeout_ms`, give it less input, or have a faster version made."
 
 
 def broken_rules(violations: Sequence[Violation], *, listed: int | None = None) -> ValidationFailed:
@@ -97,33 +124,80 @@ def status_of(error: LoopaiError) -> int:
     return STATUS_BY_CODE.get(error.code, 500)
 
 
-def error_body(code: str, message: str, trace_id: str, details: Sequence[Violation | Mapping[str, Any]] = ()) -> bytes:
-    """An ``ErrorResponse`` as JSON."""
-    return json.dumps(
+@dataclass(frozen=True, slots=True)
+class ErrorFormat:
+    """How a version of the API writes an error: from the error, the trace id, and the path that was asked for."""
+
+    media_type: str
+    body: Callable[[LoopaiError, str, str], bytes]
+
+
+def _error_response_body(error: LoopaiError, trace_id: str, _path: str) -> bytes:
+    return _encode(
         {
-            "code": code,
-            "message": message,
-            "details": [
-                {"field": d.field, "message": d.message, "code": d.code} if isinstance(d, Violation) else dict(d)
-                for d in details
-            ],
+            "code": error.code,
+            "message": error.message,
+            "details": violation_list(error.details),
             "trace_id": trace_id,
             "timestamp": format_timestamp(datetime.now(UTC)),
-        },
-        ensure_ascii=False,
-        separators=(",", ":"),
-    ).encode()
+        }
+    )
 
 
-def error_response(error: LoopaiError, trace_id: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The response that tells a client about ``error``."""
+def _problem_body(error: LoopaiError, trace_id: str, path: str) -> bytes:
+    return _encode(problem(error.code, error.message, trace_id, path, violation_list(error.details)))
+
+
+def problem(
+    code: str, detail: str, trace_id: str, path: str, errors: Sequence[Mapping[str, str]] = (), **more: Any
+) -> dict[str, Any]:
+    """The members of a problem (RFC 9457); ``more`` are further extension members."""
+    return {
+        "type": f"{ERRORS_PAGE}#{code}",
+        "title": title_of(code),
+        "status": STATUS_BY_CODE.get(code, 500),
+        "detail": detail,
+        "instance": path,
+        "code": code,
+        "trace_id": trace_id,
+        "errors": list(errors),
+        **more,
+    }
+
+
+ERROR_RESPONSE = ErrorFormat("application/json", _error_response_body)
+"""An ``ErrorResponse``: version 1, and whatever is outside the versions."""
+
+PROBLEM = ErrorFormat("application/problem+json", _problem_body)
+"""A ``Problem`` (RFC 9457): from version 2 on."""
+
+
+def error_response(
+    error: LoopaiError, form: ErrorFormat, trace_id: str, path: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The response that tells a client about ``error``; ``path`` is what was asked for."""
     status = status_of(error)
     extra = dict(headers or {})
     if status == 503:
         extra["Retry-After"] = RETRY_AFTER_SECONDS
-    return Response(
-        error_body(error.code, error.message, trace_id, error.details),
-        status_code=status,
-        media_type="application/json",
-        headers=extra,
-    )
+    return Response(form.body(error, trace_id, path), status_code=status, media_type=form.media_type, headers=extra)
+
+
+def violation_list(details: Sequence[Violation]) -> list[dict[str, str]]:
+    """Violations as they stand in a body."""
+    return [{"field": d.field, "message": d.message, "code": d.code} for d in details]
+
+
+def error_kinds() -> dict[str, type[LoopaiError]]:
+    """Code → class, of every error that this service can answer with; the class says cause and remedy."""
+    return kinds_by_code("loopai_common", "loopai_api")
+
+
+@cache
+def title_of(code: str) -> str:
+    """What errors with this code have in common: the summary of their class, without its full stop."""
+    return summary_of(error_kinds().get(code, Internal)).removesuffix(".")
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()

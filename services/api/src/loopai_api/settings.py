@@ -1,10 +1,16 @@
 """What the api can be told (``LOOPAI_API_…``)."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import from_json
 
+from loopai_api.versions import KNOWN_VERSION, Deprecation
 from loopai_common.runtime.settings import WorkersSettings
+
+
+def _decoded(value: Any) -> Any:
+    return from_json(value) if isinstance(value, str) else value
 
 
 class ApiSettings(WorkersSettings):
@@ -37,4 +43,11 @@ class ApiSettings(WorkersSettings):
     max_connections: int = Field(default=10_000, ge=1, description="Open connections; 503 above that.")
     fast_lane: Literal["on", "off"] = Field(
         default="on", description="`off` sends every execute request through the ordinary route."
+    )
+    deprecated_versions: Annotated[
+        dict[Annotated[str, Field(pattern=KNOWN_VERSION)], Deprecation], BeforeValidator(_decoded)
+    ] = Field(
+        default={},
+        description="Versions of the API whose responses say so, as JSON: "
+        '`{"v1": {"since": "2027-01-01T00:00:00Z", "sunset": "2028-01-01T00:00:00Z"}}`; `sunset` may be left out.',
     )

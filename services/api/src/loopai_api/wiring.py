@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from loopai_api.application import build_application
 from loopai_api.clients import StoreClient, TaskWatcher, ping
@@ -23,6 +23,7 @@ from loopai_api.routes.executions import execution_routes
 from loopai_api.routes.health import health_api_routes
 from loopai_api.routes.tasks import task_routes
 from loopai_api.settings import ApiSettings
+from loopai_api.versions import VERSIONS, deprecation_headers
 from loopai_common.errors import BusUnavailable
 from loopai_common.runtime.broker import Bus
 from loopai_common.runtime.health import Readiness
@@ -33,7 +34,6 @@ from loopai_common.runtime.worker_metrics import Siblings
 from loopai_common.runtime.workers import Worker
 
 SERVICE = "api"
-V1 = "/api/v1"
 
 
 def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
@@ -73,19 +73,24 @@ def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
     readiness = _readiness(bus, rpc)
     executions = ExecutionService(engine, settings.default_timeout_ms)
     batches = BatchService(engine, batch_metrics, settings.default_timeout_ms)
-    app = build_application(
-        lifespan,
-        [
-            health_api_routes("", readiness, registry, siblings),
-            task_routes(V1, store, watcher),
-            execution_routes(V1, executions),
-            batch_routes(V1, batches),
-            artifact_routes(V1, store),
-            health_api_routes(V1, readiness, registry, siblings),
-        ],
-    )
+
+    def routes(prefix: str) -> list[APIRouter]:
+        """The routes of one version."""
+        return [
+            task_routes(prefix, store, watcher),
+            execution_routes(prefix, executions),
+            batch_routes(prefix, batches),
+            artifact_routes(prefix, store),
+            health_api_routes(prefix, readiness, registry, siblings),
+        ]
+
+    versioned = [router for version in VERSIONS.values() for router in routes(version.prefix)]
+    outside = health_api_routes("", readiness, registry, siblings)
+    app = build_application(lifespan, [outside, *versioned], list(settings.deprecated_versions))
     limits = ConnectionLimits(settings.receive_timeout_seconds, settings.max_connections)
-    return Edge(app, http_metrics, limits, FastLane(engine, http_metrics, settings.default_timeout_ms))
+    notices = deprecation_headers(settings.deprecated_versions)
+    lane = FastLane(engine, http_metrics, settings.default_timeout_ms, notices)
+    return Edge(app, http_metrics, limits, lane, notices)
 
 
 def _refuse_open_address(host: str) -> None:

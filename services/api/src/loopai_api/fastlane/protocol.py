@@ -12,16 +12,18 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from loopai_api.execution.engine import Execution
-from loopai_api.execution.rendering import render_execution
-from loopai_api.execution.requests import frame_item, parse_execute
-from loopai_api.fastlane.lane import FastLane
-from loopai_api.problems import RETRY_AFTER_SECONDS, error_body, status_of
+from loopai_api.execution.rendering import server_timing
+from loopai_api.execution.requests import frame_item
+from loopai_api.fastlane.lane import FastLane, HotVersion
+from loopai_api.problems import RETRY_AFTER_SECONDS, status_of
 from loopai_api.protocol import MAX_HEADER_BYTES, MAX_HEADERS, LoopaiHttpProtocol
 from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup
 from loopai_common.errors import Internal, LoopaiError
 from loopai_common.identifiers import new_id
 from loopai_common.runtime.context import is_correlation_id
 
+_JSON = b"application/json"
+_RETRY_AFTER = b"retry-after: %b\r\n" % RETRY_AFTER_SECONDS.encode()
 _UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"content-encoding", b"prefer", b"upgrade"})
 
 
@@ -35,6 +37,7 @@ class HotCycle(Execution):
     """One hot request, from its headers to its answer."""
 
     __slots__ = (
+        "api",
         "body",
         "correlation_id",
         "disconnected",
@@ -48,9 +51,10 @@ class HotCycle(Execution):
 
     message_event = _NoEvent()
 
-    def __init__(self, protocol: "FastLaneProtocol", task: str) -> None:
+    def __init__(self, protocol: "FastLaneProtocol", task: str, api: HotVersion) -> None:
         self.protocol = protocol
         self.task = task
+        self.api = api
         self.body = b""
         self.correlation_id = ""
         self.more_body = True
@@ -66,7 +70,7 @@ class HotCycle(Execution):
         execution_id = new_id()
         self.correlation_id = sent_correlation_id or execution_id
         try:
-            request = parse_execute(self.body, self.task)
+            request = self.api.parse(self.body, self.task)
             item = frame_item(request, lane.default_timeout_ms, execution_id=execution_id, sent=sent_correlation_id)
             self.prepare(self.task, request.version or 0, item, len(self.body))
             lane.engine.submit(self)
@@ -75,28 +79,40 @@ class HotCycle(Execution):
 
     def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
         try:
-            body = render_execution(self.item, group, answer)
+            status, body = self.api.render(self.item, group, answer, self.task)
         except LoopaiError as error:
             self.failed(error)
-        else:
-            self._respond(200, b"", body)
+            return
+        seconds = time.perf_counter() - self.started
+        media_type = _JSON if status == 200 else self.api.error_type
+        self._respond(status, seconds, b"server-timing: %b\r\n" % server_timing(seconds, answer), media_type, body)
 
     def failed(self, error: LoopaiError) -> None:
         status = status_of(error)
-        retry = b"retry-after: %b\r\n" % RETRY_AFTER_SECONDS.encode() if status == 503 else b""
-        self._respond(status, retry, error_body(error.code, error.message, self.correlation_id, error.details))
+        retry = _RETRY_AFTER if status == 503 else b""
+        body = self.api.errors.body(error, self.correlation_id, self.api.path(self.task))
+        self._respond(status, time.perf_counter() - self.started, retry, self.api.error_type, body)
 
-    def _respond(self, status: int, extra: bytes, body: bytes) -> None:
-        protocol = self.protocol
-        protocol.lane.observe(status, self.started)
+    def _respond(self, status: int, seconds: float, extra: bytes, media_type: bytes, body: bytes) -> None:
+        protocol, api = self.protocol, self.api
+        api.counts.observe(status, seconds)
         self.response_started = self.response_complete = True
         if self.disconnected or protocol.transport.is_closing():
             return
         close = b"" if self.keep_alive else b"connection: close\r\n"
         protocol.transport.write(
-            b"%bcontent-length: %d\r\n%bcontent-type: application/json\r\nx-correlation-id: %b\r\n"
-            b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n%b\r\n%b"
-            % (STATUS_LINE[status], len(body), extra, self.correlation_id.encode("latin-1"), close, body)
+            b"%bcontent-length: %d\r\n%bcontent-type: %b\r\nx-correlation-id: %b\r\n"
+            b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n%b%b\r\n%b"
+            % (
+                STATUS_LINE[status],
+                len(body),
+                extra,
+                media_type,
+                self.correlation_id.encode("latin-1"),
+                api.notice,
+                close,
+                body,
+            )
         )
         if not self.keep_alive:
             protocol.transport.close()
@@ -136,11 +152,11 @@ class FastLaneProtocol(LoopaiHttpProtocol):
             self._refused or len(self.headers) > MAX_HEADERS or self._head_bytes + self._chunk_bytes > MAX_HEADER_BYTES
         ) and self._head_refused():
             return
-        task = self._hot_task()
-        if task is None:
+        path = self._hot_path()
+        if path is None:
             self._go_ordinary()
         else:
-            self.cycle = HotCycle(self, task)  # type: ignore[assignment]  # it has the face that uvicorn looks at
+            self.cycle = HotCycle(self, *path)  # type: ignore[assignment]  # it has the face that uvicorn looks at
 
     def _go_ordinary(self) -> None:
         """Lets uvicorn see the request from its beginning."""
@@ -196,13 +212,13 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         else:
             self.transport.close()
 
-    def _hot_task(self) -> str | None:
+    def _hot_path(self) -> tuple[str, HotVersion] | None:
         cycle = self.cycle
         if (cycle is not None and not cycle.response_complete) or self.pipeline:
             return None
-        task = self.lane.task_of(self.url)
+        path = self.lane.path_of(self.url)
         parser = self.parser
-        if task is None or parser.get_method() != b"POST" or not parser.should_keep_alive():
+        if path is None or parser.get_method() != b"POST" or not parser.should_keep_alive():
             return None
         length = 0
         content_type = correlation_id = None
@@ -219,4 +235,4 @@ class FastLaneProtocol(LoopaiHttpProtocol):
             return None
         sent = correlation_id is not None and is_correlation_id(correlation_id)
         self._sent_correlation_id = correlation_id if sent else None
-        return task
+        return path

@@ -42,9 +42,11 @@ def task_routes(prefix: str, store: StoreClient, watcher: TaskWatcher) -> APIRou
         responses={
             201: {
                 "description": "Stored; its program is being generated.",
-                "headers": {"Location": {"description": "The task.", "schema": {"type": "string"}}},
+                "headers": {
+                    name: {"$ref": f"#/components/headers/{name}"} for name in ("Location", "Preference-Applied")
+                },
             },
-            **errors(400, 408, 409, 413, 415, 422, 503, 504),
+            **errors(400, "malformed_json", 408, 409, 413, 415, 422, 503, 504),
         },
         openapi_extra={
             "requestBody": {

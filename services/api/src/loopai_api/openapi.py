@@ -66,7 +66,7 @@ def openapi_document(routes: Sequence[APIRoute], version: ApiVersion | None, dep
     names = list(VERSIONS) if version is None else [version.name]
     document = get_openapi(
         title="Loopai",
-        version=__version__ if version is None else f"{version.name} ({__version__})",
+        version=__version__ if version is None else version.name,
         summary="Programs made once from a description, run millions of times.",
         description=DESCRIPTION,
         license_info={"name": "Apache 2.0", "identifier": "Apache-2.0"},

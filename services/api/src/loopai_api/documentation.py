@@ -51,6 +51,7 @@ def add_documentation(app: FastAPI, routes: Sequence[APIRoute], deprecated: Sequ
             swagger_js_url="/swagger/static/swagger-ui-bundle.js",
             swagger_css_url="/swagger/static/swagger-ui.css",
             swagger_favicon_url=_NO_ICON,
+            swagger_ui_parameters={"validatorUrl": None},  # a badge from elsewhere, unless this is loopback
         )
         return _with_choice(page, request)
 

@@ -33,7 +33,7 @@ class LoopaiError(Exception):
 
 
 class ValidationFailed(LoopaiError):
-    """The request breaks rules; ``details`` lists every violation."""
+    """The request breaks rules, each of which is listed."""
 
     code = "validation_error"
     remedy = "Correct every field that is listed, and send the request again."

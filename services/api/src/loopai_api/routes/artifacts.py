@@ -40,7 +40,11 @@ def artifact_routes(prefix: str, store: StoreClient) -> APIRouter:
         "/tasks/{task}/artifacts/{version}",
         summary="Show a version",
         response_model=ArtifactResponse,
-        responses={200: {"headers": _ETAG}, 304: _NOT_MODIFIED, **errors(404, "artifact_not_found", 503, 504)},
+        responses={
+            200: {"headers": _ETAG},
+            304: _NOT_MODIFIED,
+            **errors(404, "artifact_not_found", "task_not_ready", 503, 504),
+        },
     )
     async def get_artifact(task: str, version: str, request: Request) -> Response:
         """One version with its source; `{version}` is a number or `active`. The `ETag` is the digest of the source."""
@@ -61,7 +65,7 @@ def artifact_routes(prefix: str, store: StoreClient) -> APIRouter:
                 "content": {"text/x-python": {"schema": {"type": "string"}, "example": "def run(input): ...\n"}},
             },
             304: _NOT_MODIFIED,
-            **errors(404, "artifact_not_found", 503, 504),
+            **errors(404, "artifact_not_found", "task_not_ready", 503, 504),
         },
     )
     async def get_code(task: str, version: str, request: Request) -> Response:

@@ -44,8 +44,9 @@ async def product(request: pytest.FixtureRequest, stack: LocalStack) -> AsyncIte
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Runs the tests of modules that are marked ``both_lanes`` twice."""
-    if metafunc.definition.get_closest_marker("both_lanes") and "product" in metafunc.fixturenames:
+    """Runs the tests of modules that are marked ``both_lanes`` twice, but for those that are marked ``one_lane``."""
+    marker = metafunc.definition.get_closest_marker
+    if marker("both_lanes") and not marker("one_lane") and "product" in metafunc.fixturenames:
         metafunc.parametrize("product", ["fast lane", "ordinary lane"], indirect=True)
 
 

@@ -1,13 +1,16 @@
 """Two versions of the API on the same use cases: what differs between them, and how an old one says that it is old."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from tests.support.builders import definition_body
 from tests.support.product import V1, V2, Product
 from tests.support.service_process import ServiceProcess
 from tests.support.stack import LocalStack
@@ -152,6 +155,31 @@ async def test_execute_says_where_the_time_went(product: Product, fickle: str) -
             assert float(figures["queue"]) > 0
             execution = response.json().get("execution", response.json())
             assert float(figures["run"]) == execution["latency_ms"]
+
+
+async def test_data_is_kept_by_no_cache_and_taken_for_nothing_else(product: Product, fickle: str) -> None:
+    for version in (V1, V2):
+        for path in ("/tasks", "/tasks/nobody", f"/tasks/{fickle}/artifacts", "/health"):
+            response = await product.http.get(f"{version}{path}")
+            assert response.headers["cache-control"] == "no-store", path
+            assert response.headers["x-content-type-options"] == "nosniff", path
+        response = await product.http.post(f"{version}/tasks/{fickle}/execute", json={"input": 1})
+        assert response.headers["cache-control"] == "no-store"
+        assert response.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_the_trace_of_the_caller_goes_on_to_the_events(product: Product) -> None:
+    trace = f"00-{uuid4().hex}-{uuid4().hex[:16]}-01"
+    heard = await product.nats.subscribe("loopai.evt.v1.task.created")
+    await product.nats.flush()
+    body = definition_body(name=f"traced-{uuid4().hex[:8]}")
+    created = await product.http.post(f"{V2}/tasks", json=body, headers={"traceparent": trace})
+    async with asyncio.timeout(30):
+        async for message in heard.messages:
+            if json.loads(message.data)["task_id"] == created.json()["id"]:
+                assert (message.headers or {})["traceparent"] == trace
+                break
+    await heard.unsubscribe()
 
 
 async def test_every_type_of_a_problem_is_explained_where_it_points(product: Product) -> None:

@@ -106,6 +106,7 @@ async def test_headers_without_end(product: Product) -> None:
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize(
     "start",
     [
@@ -128,6 +129,8 @@ async def test_a_request_one_byte_a_second_ends_by_the_deadline(product: Product
         ("GET", EXECUTE, "POST"),
         ("POST", f"{V1}/tasks/a/artifacts/1", "GET"),
         ("DELETE", "/health", "GET"),
+        ("POST", "/swagger", "GET, HEAD"),
+        ("POST", f"{V1}/openapi.json", "GET, HEAD"),
     ],
 )
 async def test_a_method_that_is_not_offered(http: httpx.AsyncClient, method: str, path: str, allowed: str) -> None:
@@ -299,6 +302,7 @@ async def test_a_definition_nested_deeply_is_a_typed_error(http: httpx.AsyncClie
     assert response.status_code == 400
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize("depth", [50, 300, 900, 990])
 async def test_an_input_nested_deeply_is_answered(product: Product, depth: int) -> None:
     anything = await product.program("def run(input):\n    return 1\n", sampling_rate=0)

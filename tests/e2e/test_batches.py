@@ -272,6 +272,7 @@ async def test_each_line_is_answered_before_the_next_one_is_sent(product: Produc
     talk.writer.close()
 
 
+@pytest.mark.one_lane
 async def test_a_stream_may_last_longer_than_a_request_but_not_be_silent_for_as_long(
     product: Product, fickle: str
 ) -> None:
@@ -292,6 +293,7 @@ async def test_a_stream_may_last_longer_than_a_request_but_not_be_silent_for_as_
     talk.writer.close()
 
 
+@pytest.mark.one_lane
 async def test_a_client_that_does_not_read_is_not_read_from(product: Product, fickle: str) -> None:
     talk = await Conversation.begin(product, fickle)
     line = lines({"id": "x", "input": "y" * 100_000})

@@ -69,7 +69,7 @@ def check(call: Call, response: httpx.Response, components: dict[str, Any]) -> N
         problems = [e.message for e in jsonschema_rs.Draft202012Validator(schema).iter_errors(response.json())]
         assert not problems, (str(call), problems)
         shown = [example["value"] for example in described["content"][JSON]["examples"].values()]
-        assert any(value.keys() <= response.json().keys() for value in shown), (str(call), response.json())
+        assert response.json().keys() in [value.keys() for value in shown], (str(call), response.json())
 
 
 @pytest.mark.both_lanes

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.both_lanes
 TASK_KEYS = {
     "id", "name", "description", "input_schema", "output_schema", "examples", "total_examples", "accuracy_target",
     "latency_target_ms", "sampling_rate", "status", "status_reason", "active_version", "total_versions",
-    "created_at", "updated_at",
+    "created_at", "updated_at", "isolation", "rollout",
 }  # fmt: skip
 EXECUTION_KEYS = {
     "execution_id", "task_id", "program_id", "version", "status", "output", "error_code", "error_message",
@@ -130,6 +130,7 @@ async def test_fifty_retries_with_one_key_make_one_task(http: httpx.AsyncClient)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
+@pytest.mark.one_lane
 async def test_lists_page_through_everything_once(product: Product) -> None:
     prefix = f"page-{uuid4().hex[:6]}"
     created = [(await product.create(name=f"{prefix}-{i}"))["id"] for i in range(5)]

@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Route
 
 from loopai_api.documentation import add_documentation
 from loopai_api.models import ErrorResponse
@@ -90,7 +91,8 @@ def _answer(request: Request, error: LoopaiError, headers: Mapping[str, str] | N
 
 def _methods_of(request: Request) -> set[str]:
     """What the resource at the request's path offers, over all its routes."""
-    routes: list[APIRoute] = request.app.state.routes
+    pages = [route for route in request.app.routes if isinstance(route, Route)]
+    routes: list[Route] = [*request.app.state.routes, *pages]
     return {method for route in routes if route.path_regex.match(request.url.path) for method in route.methods or ()}
 
 

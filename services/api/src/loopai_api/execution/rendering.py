@@ -89,9 +89,9 @@ def render_execution_or_problem(
 
 def server_timing(seconds: float, answer: FrameAnswer) -> bytes:
     """The value of ``Server-Timing``: what the program took of ``seconds``, and the rest; in milliseconds."""
-    run = answer.latency_us
-    queue = max(int(seconds * 1_000_000) - run, 0)
-    return b"queue;dur=%d.%03d, run;dur=%d.%03d" % (queue // 1000, queue % 1000, run // 1000, run % 1000)
+    run_ms = answer.latency_us / 1000
+    queue_ms = seconds * 1000 - run_ms
+    return b"queue;dur=%.3f, run;dur=%.3f" % (queue_ms if queue_ms > 0 else 0, run_ms)
 
 
 def _reason(answer: FrameAnswer) -> tuple[str, str]:

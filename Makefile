@@ -7,7 +7,7 @@ MEMBERS := libs/common libs/client services/api services/executor services/gener
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test check format lint types imports unit contract bench lock clean
+.PHONY: help up down demo test check format lint types imports unit contract contracts bench lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ unit: $(STAMP)
 
 contract: $(STAMP)
 	@$(BIN)/pytest -q -n 2 tests/contract
+
+contracts: $(STAMP) ## Write the documents that are made from the code: OpenAPI, AsyncAPI, JSON Schemas, errors
+	@$(BIN)/python -m tests.support.contracts
 
 bench: $(STAMP) ## Measure CPU per request and latencies, beside a baseline
 	@$(BIN)/python -m benchmarks.run $(ARGS)

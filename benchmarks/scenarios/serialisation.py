@@ -42,7 +42,7 @@ def run(bench: Bench) -> Iterator[Figure]:
         ("parse_execute", lambda: parse_execute(_BODY, _ID), 1),
         ("json_text.check", lambda: json_text.check(_BODY), 1),
         ("json_text.loads", lambda: json_text.loads(_BODY), 1),
-        ("render_execution", lambda: render_execution(item, group, answer), 1),
+        ("render_execution", lambda: render_execution(item, group, answer, "spam"), 1),
         ("encode a frame", lambda: encode(frame), _ITEMS),
         ("decode a frame", lambda: decode_frame(frame_bytes), _ITEMS),
         ("encode a part", lambda: encode(part), _ITEMS),

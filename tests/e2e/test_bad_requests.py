@@ -13,6 +13,8 @@ from tests.support.builders import definition_body
 from tests.support.product import ECHO, V1, Product
 from tests.support.wire import exchange
 
+pytestmark = pytest.mark.both_lanes
+
 NOBODY = "01938f5e-3a6b-7c4d-9e1f-2a3b4c5d6e7f"
 EXECUTE = f"{V1}/tasks/nobody-here/execute"
 JSON = {"Content-Type": "application/json"}
@@ -90,20 +92,21 @@ async def test_a_body_over_the_limit(http: httpx.AsyncClient, path: str, limit: 
     ],
 )
 async def test_broken_http_is_refused_and_the_connection_closed(product: Product, head: bytes) -> None:
-    answer = await exchange(product.stack.base_url, head)
+    answer = await exchange(product.base_url, head)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b'"code":"validation_error"' in answer
 
 
 async def test_headers_without_end(product: Product) -> None:
     many = b"".join(b"X-%d: y\r\n" % i for i in range(500))
-    answer = await exchange(product.stack.base_url, b"GET /health HTTP/1.1\r\nHost: x\r\n" + many + b"\r\n")
+    answer = await exchange(product.base_url, b"GET /health HTTP/1.1\r\nHost: x\r\n" + many + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 431 ")
     large = b"X: " + b"y" * 200_000 + b"\r\n"
-    answer = await exchange(product.stack.base_url, b"GET /health HTTP/1.1\r\nHost: x\r\n" + large + b"\r\n")
+    answer = await exchange(product.base_url, b"GET /health HTTP/1.1\r\nHost: x\r\n" + large + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize(
     "start",
     [
@@ -114,7 +117,7 @@ async def test_headers_without_end(product: Product) -> None:
     ],
 )
 async def test_a_request_one_byte_a_second_ends_by_the_deadline(product: Product, start: bytes) -> None:
-    answer = await exchange(product.stack.base_url, start, drip=b"x" * 60, seconds_between=1.0)
+    answer = await exchange(product.base_url, start, drip=b"x" * 60, seconds_between=1.0)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"request_timeout"' in answer
 
@@ -126,6 +129,8 @@ async def test_a_request_one_byte_a_second_ends_by_the_deadline(product: Product
         ("GET", EXECUTE, "POST"),
         ("POST", f"{V1}/tasks/a/artifacts/1", "GET"),
         ("DELETE", "/health", "GET"),
+        ("POST", "/swagger", "GET, HEAD"),
+        ("POST", f"{V1}/openapi.json", "GET, HEAD"),
     ],
 )
 async def test_a_method_that_is_not_offered(http: httpx.AsyncClient, method: str, path: str, allowed: str) -> None:
@@ -297,6 +302,7 @@ async def test_a_definition_nested_deeply_is_a_typed_error(http: httpx.AsyncClie
     assert response.status_code == 400
 
 
+@pytest.mark.one_lane
 @pytest.mark.parametrize("depth", [50, 300, 900, 990])
 async def test_an_input_nested_deeply_is_answered(product: Product, depth: int) -> None:
     anything = await product.program("def run(input):\n    return 1\n", sampling_rate=0)

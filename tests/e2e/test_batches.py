@@ -12,6 +12,8 @@ import pytest
 from tests.e2e.test_bad_requests import is_error
 from tests.support.product import ECHO, V1, Product, eventually
 
+pytestmark = pytest.mark.both_lanes
+
 NDJSON = {"Content-Type": "application/x-ndjson"}
 RESULT_KEYS = [
     "id",
@@ -237,7 +239,7 @@ class Conversation:
 
     @classmethod
     async def begin(cls, product: Product, task: str, query: str = "") -> "Conversation":
-        parts = urlsplit(product.stack.base_url)
+        parts = urlsplit(product.base_url)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         head = f"POST {path_of(task)}{query} HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
         writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
@@ -270,6 +272,7 @@ async def test_each_line_is_answered_before_the_next_one_is_sent(product: Produc
     talk.writer.close()
 
 
+@pytest.mark.one_lane
 async def test_a_stream_may_last_longer_than_a_request_but_not_be_silent_for_as_long(
     product: Product, fickle: str
 ) -> None:
@@ -290,6 +293,7 @@ async def test_a_stream_may_last_longer_than_a_request_but_not_be_silent_for_as_
     talk.writer.close()
 
 
+@pytest.mark.one_lane
 async def test_a_client_that_does_not_read_is_not_read_from(product: Product, fickle: str) -> None:
     talk = await Conversation.begin(product, fickle)
     line = lines({"id": "x", "input": "y" * 100_000})
@@ -324,7 +328,7 @@ async def test_a_client_that_leaves_ends_the_work(product: Product, fickle: str,
     count = 400
     looping = [{"id": str(n), "input": "loop"} for n in range(count)]
     before = await ended()
-    parts = urlsplit(product.stack.base_url)
+    parts = urlsplit(product.base_url)
     if streamed:
         talk = await Conversation.begin(product, fickle, "?timeout_ms=100&max_concurrency=2")
         talk.say(lines(*looping))

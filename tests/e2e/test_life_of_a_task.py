@@ -13,6 +13,8 @@ import pytest
 from tests.support.builders import definition_body
 from tests.support.product import V1, Product
 
+pytestmark = pytest.mark.both_lanes
+
 TASK_KEYS = {
     "id", "name", "description", "input_schema", "output_schema", "examples", "total_examples", "accuracy_target",
     "latency_target_ms", "sampling_rate", "isolation", "status", "status_reason", "active_version", "rollout",
@@ -128,6 +130,7 @@ async def test_fifty_retries_with_one_key_make_one_task(http: httpx.AsyncClient)
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
 
 
+@pytest.mark.one_lane
 async def test_lists_page_through_everything_once(product: Product) -> None:
     prefix = f"page-{uuid4().hex[:6]}"
     created = [(await product.create(name=f"{prefix}-{i}"))["id"] for i in range(5)]

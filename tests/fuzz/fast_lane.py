@@ -8,6 +8,7 @@ import re
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import httptools
@@ -20,18 +21,20 @@ from loopai_api.application import build_application
 from loopai_api.edge import Edge
 from loopai_api.execution.engine import ExecutionEngine
 from loopai_api.execution.metrics import ExecutionMetrics, HttpMetrics
-from loopai_api.execution.service import ExecutionService
+from loopai_api.execution.service import ExecutionAnswer, ExecutionService
 from loopai_api.fastlane.lane import FastLane
 from loopai_api.fastlane.protocol import FastLaneProtocol
 from loopai_api.protocol import ConnectionLimits, LoopaiHttpProtocol
 from loopai_api.routes.executions import execution_routes
 from loopai_api.security import Guard
+from loopai_api.versions import VERSIONS, Deprecation, deprecation_headers
 from loopai_common.contracts.execution import ExecutionRecord
 from loopai_common.contracts.frames import Frame, FrameAnswer, FrameAnswerGroup, FramePart
 from loopai_common.errors import StoreUnavailable, TaskNotFound
 from tests.fuzz.invariants import Choices, Stage, require
 
 _TURNS = 60
+_NOTICES = deprecation_headers({"v1": Deprecation(since=datetime(2027, 1, 1, tzinfo=UTC))})
 _METHODS = (b"POST", b"POST", b"POST", b"POST", b"GET", b"HEAD", b"PUT", b"OPTIONS")
 _PATHS = (
     b"/api/v1/tasks/spam/execute",
@@ -43,6 +46,8 @@ _PATHS = (
     b"/api/v1/tasks//execute",
     b"/api/v1/tasks/execute",
     b"/api/v2/tasks/spam/execute",
+    b"/api/v2/tasks/01938f5e-3a6b-7c4d-9e1f-2a3b4c5d6e7f/execute",
+    b"/api/v2/tasks/%2e%2e/execute",
     b"//api/v1/tasks/spam/execute",
     b"http://x/api/v1/tasks/spam/execute",
     b"/api/v1/tasks/sp\xc3\xa4m/execute",
@@ -97,6 +102,7 @@ SEEDS = (
     b"\x00\x05" + _seed() + b"garbage\r\n\r\n",
     bytes([1, 0, *[0] * 20]),
     bytes([1, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 3, 1, 1, 0, 0, 0, 1, 7, 0, 2]),
+    b"\x00\x00" + _seed(body=_BODIES[1]).replace(b"v1", b"v2") + _seed(body=_BODIES[3]).replace(b"v1", b"v2"),
     bytes(range(1, 80)),
 )
 DICTIONARY = (
@@ -197,11 +203,17 @@ class _Executor:
         index = 0
         groups = []
         for group in msgspec.json.decode(payload, type=Frame).groups:
-            answers = [FrameAnswer(index + n, 0, 5, False, item.input) for n, item in enumerate(group.items)]
+            answers = [_executed(index + n, item.input) for n, item in enumerate(group.items)]
             index += len(answers)
             groups.append(FrameAnswerGroup("task", "program", 1, answers))
         part = msgspec.json.encode(FramePart(1, groups))
         asyncio.get_running_loop().call_soon(self.engine.on_part, frame_id, part)
+
+
+def _executed(index: int, value: msgspec.Raw) -> FrameAnswer:
+    if bytes(value) == b"1":
+        return FrameAnswer(index, 1, 5, False, msgspec.Raw(b'["program_raised","asked to"]'))
+    return FrameAnswer(index, 0, 5, False, value)
 
 
 class _Transport(asyncio.Transport):
@@ -239,8 +251,8 @@ async def _lane(kind: type[LoopaiHttpProtocol], chunks: list[bytes], patient: bo
     engine = ExecutionEngine(executor, ExecutionMetrics(), queue_seconds=5, max_pending=1000, max_frames=4)
     executor.engine = engine
     engine.start()
-    lane = FastLane(engine, http_metrics, 1000, _OPEN)
-    edge = Edge(_application(engine), http_metrics, ConnectionLimits(60.0, 100), lane, _OPEN)
+    lane = FastLane(engine, http_metrics, 1000, _OPEN, _NOTICES)
+    edge = Edge(_application(engine), http_metrics, ConnectionLimits(60.0, 100), lane, _OPEN, _NOTICES)
     config = uvicorn.Config(
         edge, http=kind, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False
     )
@@ -274,7 +286,7 @@ class _Current:
 
     service: ExecutionService
 
-    async def execute(self, *args: Any) -> bytes:
+    async def execute(self, *args: Any) -> ExecutionAnswer:
         return await self.service.execute(*args)
 
 
@@ -293,8 +305,11 @@ def _application(engine: ExecutionEngine) -> FastAPI:
         async def lifespan(_: FastAPI) -> AsyncIterator[None]:
             yield
 
-        routes = execution_routes("/api/v1", current, _StoreAway())  # type: ignore[arg-type]  # has the methods asked for
-        app = build_application(lifespan, [routes], _OPEN)
+        routers = [
+            execution_routes(version.prefix, current, _StoreAway())  # type: ignore[arg-type]  # has the methods asked for
+            for version in VERSIONS.values()
+        ]
+        app = build_application(lifespan, routers, _OPEN)
         _applications["api"] = app, current
     app, current = _applications["api"]
     current.service = ExecutionService(engine, 1000)
@@ -357,6 +372,10 @@ def _answers(written: bytes, methods: list[bytes]) -> list[_Answer]:
             length = 0
         require(len(written) >= length, "a response is as long as it says")
         body, written = written[:length], written[length:]
-        kept = sorted(h for h in headers if h[0] not in {b"x-correlation-id", b"content-length"})
+        kept = sorted(
+            (name, b"" if name == b"server-timing" else value)
+            for name, value in headers
+            if name not in {b"x-correlation-id", b"content-length"}
+        )
         answers.append((status, kept, _VARYING.sub(b"", body)))
     return answers

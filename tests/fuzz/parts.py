@@ -57,7 +57,7 @@ class _Caller(Execution):
     def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
         self.told += 1
         try:
-            render_execution(self.item, group, answer)
+            render_execution(self.item, group, answer, "spam")
         except LoopaiError:
             return
 

@@ -16,6 +16,7 @@ from tests.support.builders import definition_body
 from tests.support.stack import LocalStack
 
 V1 = "/api/v1"
+V2 = "/api/v2"
 
 ECHO = "def run(input):\n    return input\n"
 
@@ -28,11 +29,16 @@ class Product:
         self.http = http
         self.nats = nats_client
 
+    @property
+    def base_url(self) -> str:
+        """Where this connection's api answers."""
+        return str(self.http.base_url).rstrip("/")
+
     @classmethod
     @asynccontextmanager
-    async def connect(cls, stack: LocalStack) -> AsyncIterator["Product"]:
-        """Connects over HTTP and NATS."""
-        async with httpx.AsyncClient(base_url=stack.base_url, timeout=60) as http:
+    async def connect(cls, stack: LocalStack, base_url: str | None = None) -> AsyncIterator["Product"]:
+        """Connects over HTTP (to another api of the stack, if one is named) and NATS."""
+        async with httpx.AsyncClient(base_url=base_url or stack.base_url, timeout=60) as http:
             client = await nats.connect(stack.nats_url, max_reconnect_attempts=-1, reconnect_time_wait=0.2)
             try:
                 yield cls(stack, http, client)

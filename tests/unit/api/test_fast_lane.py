@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from loopai_api.fastlane.protocol import FastLaneProtocol
 from loopai_api.keyring import KeyRing
 from loopai_api.protocol import ConnectionLimits
 from loopai_api.security import Guard
+from loopai_api.versions import Headers
 from loopai_common.contracts.frames import Frame, FrameAnswer, FrameAnswerGroup, FramePart
 from loopai_common.errors import TaskNotFound
 from loopai_common.keys import Rate, Scope, encode_keys, new_key
@@ -86,9 +87,10 @@ class Connection:
         metrics: HttpMetrics,
         guard: Guard = OPEN,
         limits: ConnectionLimits = ConnectionLimits(),  # noqa: B008 - frozen
+        notices: Mapping[str, Headers] = MappingProxyType({}),
     ) -> None:
-        lane = FastLane(engine, metrics, 1000, guard)
-        app = SimpleNamespace(limits=limits, metrics=metrics, lane=lane)
+        lane = FastLane(engine, metrics, 1000, guard, notices)
+        app = SimpleNamespace(limits=limits, metrics=metrics, lane=lane, notices=notices)
         config = Config(app="unused:app", interface="asgi3")
         config.loaded, config.loaded_app = True, app
         config.ws_protocol_class = None

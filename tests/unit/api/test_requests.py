@@ -119,7 +119,9 @@ def test_a_path_that_names_a_version() -> None:
 def answer(kind: AnswerKind, payload: bytes) -> bytes:
     item = FrameItem(TASK_ID, 'c"1', 1000, 0, msgspec.Raw(b"1"))
     group = FrameAnswerGroup(TASK_ID, TASK_ID, 3, [])
-    return render_execution(item, group, FrameAnswer(0, kind, 1234, True, msgspec.Raw(payload)))
+    status, body = render_execution(item, group, FrameAnswer(0, kind, 1234, True, msgspec.Raw(payload)), "spam")
+    assert status == 200
+    return body
 
 
 def test_a_success_carries_the_outputs_bytes() -> None:

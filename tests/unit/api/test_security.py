@@ -87,7 +87,7 @@ async def admit(guard: Guard, operation: str, credential: bytes | None = None, *
 
 
 def application(settings: ApiSettings | None = None) -> FastAPI:
-    app = build(settings or ApiSettings())._app
+    app = build(settings or ApiSettings()).app
     assert isinstance(app, FastAPI)
     return app
 
@@ -115,6 +115,7 @@ def test_only_health_metrics_and_documentation_need_no_key() -> None:
     assert {operation.split("/")[1] for operation in public} == {
         "health",
         "metrics",
+        "docs",
         "openapi.json",
         "swagger",
         "redoc",
@@ -190,7 +191,7 @@ async def test_a_task_that_is_not_there_looks_like_one_of_others(keys: Keys) -> 
         await admit(keys.guard(), "POST /tasks/{task}/execute", credential, task="nobody")
 
 
-@pytest.mark.parametrize("operation", ["GET /tasks", "POST /tasks", "GET /executions/{id}"])
+@pytest.mark.parametrize("operation", ["GET /tasks", "POST /tasks", "GET /executions/{execution}"])
 async def test_a_key_for_a_task_can_do_nothing_outside_of_it(keys: Keys, operation: str) -> None:
     credential = keys.add(Scope.ADMIN, tasks=[NAME])
     with pytest.raises(InsufficientScope, match="other tasks"):

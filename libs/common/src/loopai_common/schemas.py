@@ -7,7 +7,7 @@ clients whose engines backtrack, where ``(a+)+$`` is an outage.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from re import _constants, _parser  # type: ignore[attr-defined]  # the standard library's parser has no public name
+from re import _constants, _parser  # the standard library's parser has no public name
 from typing import Any
 
 import jsonschema_rs

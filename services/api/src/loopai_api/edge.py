@@ -1,7 +1,7 @@
 """The outermost layer of the ordinary lane: correlation, headers on every answer, and counting."""
 
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
@@ -12,6 +12,7 @@ from loopai_api.fastlane.lane import FastLane
 from loopai_api.problems import REFUSAL_KEY, HttpsRequired, error_response
 from loopai_api.protocol import ConnectionLimits
 from loopai_api.security import HSTS, Guard
+from loopai_api.versions import Headers, error_format, version_named
 from loopai_common.runtime import context
 
 _CORRELATION = b"x-correlation-id"
@@ -28,17 +29,24 @@ class Edge:
     """ASGI middleware around the whole application. Carries what the HTTP protocol asks its application for."""
 
     def __init__(
-        self, app: ASGIApp, metrics: HttpMetrics, limits: ConnectionLimits, lane: FastLane, guard: Guard
+        self,
+        app: ASGIApp,
+        metrics: HttpMetrics,
+        limits: ConnectionLimits,
+        lane: FastLane,
+        guard: Guard,
+        notices: Mapping[str, Headers],
     ) -> None:
-        self._app = app
+        self.app = app
         self._guard = guard
         self.metrics = metrics
         self.limits = limits
         self.lane = lane
+        self.notices = notices
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         started = time.perf_counter()
         status = 500
@@ -52,6 +60,7 @@ class Edge:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 _add_headers(message, request.correlation_id, private=private)
+                message["headers"].extend(self.notices.get(version_named(scope["path"]) or "", ()))
             await send(message)
 
         self.metrics.in_flight += 1
@@ -60,10 +69,12 @@ class Edge:
                 private = self._guard.check_transport(scope)
                 if private:
                     scope["scheme"] = "https"
-                await self._app(scope, receive, send_with_headers)
+                await self.app(scope, receive, send_with_headers)
         except HttpsRequired as error:
             scope[REFUSAL_KEY] = error
-            await error_response(error, request.correlation_id)(scope, receive, send_with_headers)
+            path = scope["path"]
+            refusal = error_response(error, error_format(path), request.correlation_id, path)
+            await refusal(scope, receive, send_with_headers)
         finally:
             self.metrics.in_flight -= 1
             method = scope["method"] if scope["method"] in _METHODS else "other"

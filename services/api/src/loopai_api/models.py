@@ -4,6 +4,7 @@ from typing import Annotated, Any, Self
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Strict, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from loopai_common.contracts.artifacts import (
     ActivationPage,
@@ -24,6 +25,7 @@ from loopai_common.contracts.execution import (
     RecordStatus,
 )
 from loopai_common.contracts.generation import Constraints, EntryPoint
+from loopai_common.contracts.health import HealthStatus
 from loopai_common.contracts.tasks import (
     MAX_EXAMPLES,
     Example,
@@ -162,6 +164,40 @@ EXAMPLE_ARTIFACT: dict[str, Any] = {
     "created_at": "2026-01-05T09:00:02.000Z",
     "deployed_at": "2026-01-05T09:00:02.000Z",
     "parent_version": None,
+}
+
+
+EXAMPLE_HEALTH: dict[str, Any] = {"status": "healthy", "version": "0.1.0", "timestamp": "2026-01-05T09:00:00.000Z"}
+EXAMPLE_CHECK: dict[str, Any] = {"status": "healthy", "latency_ms": 0.7, "detail": None}
+EXAMPLE_FAILED_EXECUTIONS: dict[str, dict[str, Any]] = {
+    "program_error": {
+        **EXAMPLE_EXECUTION,
+        "status": "error",
+        "output": None,
+        "error_code": "program_raised",
+        "error_message": "KeyError: 'text'",
+    },
+    "program_timeout": {
+        **EXAMPLE_EXECUTION,
+        "status": "timeout",
+        "output": None,
+        "error_code": "limit_time",
+        "error_message": "the program ran out of time",
+        "latency_ms": 1000.0,
+    },
+}
+EXAMPLE_ERROR: dict[str, Any] = {
+    "code": "validation_error",
+    "message": "the request breaks 1 rule",
+    "details": [
+        {
+            "field": "accuracy_target",
+            "message": "input should be less than or equal to 1",
+            "code": "less_than_equal",
+        }
+    ],
+    "trace_id": "01938f60-1111-7abc-8def-0123456789ab",
+    "timestamp": "2026-01-05T09:00:00.000Z",
 }
 
 
@@ -317,8 +353,8 @@ class ArtifactListResponse(ArtifactPage):
     model_config = ConfigDict(json_schema_extra={"examples": [{"items": [EXAMPLE_ARTIFACT], "next_cursor": None}]})
 
 
-class ExecuteRequest(BaseModel):
-    """One input to run. ``version`` left out: the active one. ``task_id``, when given, must equal the path's."""
+class ExecuteRequestV2(BaseModel):
+    """One input to run. ``version`` left out: the active one."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -330,6 +366,11 @@ class ExecuteRequest(BaseModel):
     version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     force_validation: bool = False
     timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] | None = None
+
+
+class ExecuteRequest(ExecuteRequestV2):
+    """One input to run. ``version`` left out: the active one. ``task_id``, when given, must equal the path's."""
+
     task_id: Annotated[str, Field(min_length=36, max_length=36)] | None = None
 
 
@@ -480,28 +521,56 @@ class ErrorDetail(BaseModel):
 class ErrorResponse(BaseModel):
     """What every error answers with. ``trace_id`` is the request's correlation id."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "code": "validation_error",
-                    "message": "the request breaks 1 rule",
-                    "details": [
-                        {
-                            "field": "accuracy_target",
-                            "message": "input should be less than or equal to 1",
-                            "code": "less_than_equal",
-                        }
-                    ],
-                    "trace_id": "01938f60-1111-7abc-8def-0123456789ab",
-                    "timestamp": "2026-01-05T09:00:00.000Z",
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_ERROR]})
 
     code: str
     message: str
     details: list[ErrorDetail]
     trace_id: str
     timestamp: AwareDatetime
+
+
+class Problem(BaseModel):
+    """What every error answers with (RFC 9457). ``type`` explains the code, ``instance`` is the path that was asked
+    for, ``trace_id`` the request's correlation id. ``execution`` is there when a program failed, and only then.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    trace_id: str
+    errors: list[ErrorDetail]
+    execution: ExecuteResponse | SkipJsonSchema[None] = Field(default=None, exclude_if=lambda value: value is None)
+
+
+class HealthResponse(BaseModel):
+    """The process answers."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_HEALTH]})
+
+    status: HealthStatus
+    version: str
+    timestamp: AwareDatetime
+
+
+class CheckResponse(BaseModel):
+    """How one thing is that the service needs; ``detail`` says what is wrong."""
+
+    status: HealthStatus
+    latency_ms: float
+    detail: str | None
+
+
+class ReadinessResponse(HealthResponse):
+    """Whether the service can do its work, and how everything is that it needs for that."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{**EXAMPLE_HEALTH, "checks": {"nats": EXAMPLE_CHECK, "executor": EXAMPLE_CHECK}}]
+        }
+    )
+
+    checks: dict[str, CheckResponse]

@@ -5,6 +5,7 @@ uvicorn reads a request for as long as the client likes, and accepts any number 
 
 import asyncio
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from loopai_api.execution.metrics import CONNECTIONS, SLOW_READERS, HttpMetrics
-from loopai_api.problems import HeadersTooLarge, RequestTimeout, error_body, headers_of, status_of
+from loopai_api.problems import HeadersTooLarge, RequestTimeout, headers_of, status_of
+from loopai_api.versions import Headers, error_format, version_named
 from loopai_common.errors import LoopaiError, Overloaded, ValidationFailed
 from loopai_common.identifiers import new_id
 from loopai_common.runtime.logging import get_logger
@@ -58,12 +60,16 @@ class _ClockedFlow(FlowControl):
 
 
 class LoopaiHttpProtocol(HttpToolsProtocol):
-    """One connection. The application carries what it needs: ``app.limits`` and ``app.metrics``."""
+    """One connection. The application carries what it needs: ``app.limits``, ``app.metrics``, and as ``app.notices``
+    what the responses of deprecated versions carry.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.limits: ConnectionLimits = self.config.loaded_app.limits
         self.metrics: HttpMetrics = self.config.loaded_app.metrics
+        self.notices: Mapping[str | None, Headers] = self.config.loaded_app.notices
+        self.url = b""  # a connection may be refused before it asks for anything
         self._deadline: asyncio.TimerHandle | None = None
         self._receiving = False
         self._headers_complete = False
@@ -235,12 +241,15 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
             return
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
             trace_id = new_id()
-            body = error_body(error.code, error.message, trace_id, error.details)
+            path = self.url.partition(b"?")[0].decode("latin-1")
+            form = error_format(path)
+            body = form.body(error, trace_id, path)
             extra = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers_of(error).items())
+            notice = "".join(f"{n.decode()}: {v.decode()}\r\n" for n, v in self.notices.get(version_named(path), ()))
             head = (
-                f"{extra}content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+                f"{extra}content-type: {form.media_type}\r\ncontent-length: {len(body)}\r\n"
                 f"x-correlation-id: {trace_id}\r\n"
-                "x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+                f"x-content-type-options: nosniff\r\ncache-control: no-store\r\n{notice}connection: close\r\n\r\n"
             )
             self.transport.write(STATUS_LINE[status_of(error)] + head.encode() + body)
         self.transport.close()

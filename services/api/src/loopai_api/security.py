@@ -36,6 +36,7 @@ ACCESS: Mapping[str, Access] = {
     "GET /swagger/static": PUBLIC,
     "GET /redoc": PUBLIC,
     "GET /redoc/static": PUBLIC,
+    "GET /docs/errors": PUBLIC,
     "POST /tasks": Scope.TASKS_WRITE,
     "GET /tasks": Scope.TASKS_READ,
     "GET /tasks/{task}": Scope.TASKS_READ,
@@ -52,7 +53,7 @@ ACCESS: Mapping[str, Access] = {
     "POST /tasks/{task}/generate": Scope.TASKS_WRITE,
     "POST /tasks/{task}/execute": Scope.EXECUTE,
     "POST /tasks/{task}/execute/batch": Scope.EXECUTE,
-    "GET /executions/{id}": Scope.EXECUTE,
+    "GET /executions/{execution}": Scope.EXECUTE,
 }
 """What each operation needs, whatever the version of the API; ``HEAD`` needs what ``GET`` does.
 

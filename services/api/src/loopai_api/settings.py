@@ -3,10 +3,12 @@
 import re
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, FilePath, IPvAnyNetwork, model_validator
+from pydantic_core import from_json
 
+from loopai_api.versions import KNOWN_VERSION, Deprecation
 from loopai_common.runtime.settings import WorkersSettings
 
 _ORIGIN = re.compile(r"\*|https?://[^/?#\s]+")
@@ -21,6 +23,10 @@ def _an_origin(text: str) -> str:
     if _ORIGIN.fullmatch(text) is None:
         raise ValueError("an origin is a scheme and a host, like https://app.example.com, without a path; or *")
     return text
+
+
+def _decoded(value: Any) -> Any:
+    return from_json(value) if isinstance(value, str) else value
 
 
 class ApiSettings(WorkersSettings):
@@ -77,6 +83,13 @@ class ApiSettings(WorkersSettings):
     )
     fast_lane: Literal["on", "off"] = Field(
         default="on", description="`off` sends every execute request through the ordinary route."
+    )
+    deprecated_versions: Annotated[
+        dict[Annotated[str, Field(pattern=KNOWN_VERSION)], Deprecation], BeforeValidator(_decoded)
+    ] = Field(
+        default={},
+        description="Versions of the API whose responses say so, as JSON: "
+        '`{"v1": {"since": "2027-01-01T00:00:00Z", "sunset": "2028-01-01T00:00:00Z"}}`; `sunset` may be left out.',
     )
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from loopai_api.application import build_application
 from loopai_api.clients import ProgramClient, StoreClient, TaskWatcher, ping
@@ -28,6 +28,7 @@ from loopai_api.routes.tasks import task_routes
 from loopai_api.routes.versions import version_routes
 from loopai_api.security import Guard
 from loopai_api.settings import ApiSettings
+from loopai_api.versions import VERSIONS, deprecation_headers
 from loopai_common.errors import BusUnavailable
 from loopai_common.keys import BadKeyFile
 from loopai_common.runtime.broker import Bus
@@ -40,7 +41,6 @@ from loopai_common.runtime.worker_metrics import Siblings
 from loopai_common.runtime.workers import Worker
 
 SERVICE = "api"
-V1 = "/api/v1"
 
 log = get_logger()
 
@@ -93,24 +93,28 @@ def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
     batches = BatchService(
         engine, batch_metrics, settings.default_timeout_ms, BatchMemory(settings.max_batch_memory_bytes)
     )
-    app = build_application(
-        lifespan,
-        [
-            health_api_routes("", readiness, registry, siblings),
-            task_routes(V1, store, watcher),
-            change_routes(V1, store),
-            execution_routes(V1, executions, asynchronous),
-            record_routes(V1, store),
-            batch_routes(V1, batches),
-            artifact_routes(V1, store),
-            version_routes(V1, store, ProgramClient(rpc)),
-            health_api_routes(V1, readiness, registry, siblings),
-        ],
-        guard,
-    )
+    programs = ProgramClient(rpc)
+
+    def routes(prefix: str) -> list[APIRouter]:
+        """The routes of one version."""
+        return [
+            task_routes(prefix, store, watcher),
+            change_routes(prefix, store),
+            execution_routes(prefix, executions, asynchronous),
+            record_routes(prefix, store),
+            batch_routes(prefix, batches),
+            artifact_routes(prefix, store),
+            version_routes(prefix, store, programs),
+            health_api_routes(prefix, readiness, registry, siblings),
+        ]
+
+    versioned = [router for version in VERSIONS.values() for router in routes(version.prefix)]
+    outside = health_api_routes("", readiness, registry, siblings)
+    app = build_application(lifespan, [outside, *versioned], guard, list(settings.deprecated_versions))
     limits = ConnectionLimits(settings.receive_timeout_seconds, settings.send_timeout_seconds, settings.max_connections)
-    lane = FastLane(engine, http_metrics, settings.default_timeout_ms, guard)
-    return Edge(with_cors(app, settings.cors_origins), http_metrics, limits, lane, guard)
+    notices = deprecation_headers(settings.deprecated_versions)
+    lane = FastLane(engine, http_metrics, settings.default_timeout_ms, guard, notices)
+    return Edge(with_cors(app, settings.cors_origins), http_metrics, limits, lane, guard, notices)
 
 
 def _keys(settings: ApiSettings) -> KeyRing | None:

@@ -1,9 +1,11 @@
 """Writing the answer to an execution: the output's bytes go into the body as they came from the worker."""
 
 import time
+from collections.abc import Callable
 
 import msgspec
 
+from loopai_api.problems import STATUS_BY_CODE, problem
 from loopai_common.contracts.failure import Failure
 from loopai_common.contracts.frames import AnswerKind, FrameAnswer, FrameAnswerGroup, FrameItem
 from loopai_common.errors import ERRORS_BY_CODE, Internal, LoopaiError, Violation
@@ -17,6 +19,9 @@ _TEMPLATE = (
     b'{"execution_id":"%b","task_id":"%b","program_id":"%b","version":%d,"status":"%b","output":%b,%b,'
     b'"latency_ms":%d.%03d,"sampled_for_validation":%b,"executed_at":"%b","correlation_id":%b}'
 )
+
+Renderer = Callable[[FrameItem, FrameAnswerGroup, FrameAnswer, str], tuple[int, bytes]]
+"""Writes the answer to an execution of the task that the path names: its status and its body."""
 
 _second = -1
 _second_text = b""
@@ -32,23 +37,23 @@ def timestamp_now() -> bytes:
     return b"%b.%03dZ" % (_second_text, fraction)
 
 
-def render_execution(item: FrameItem, group: FrameAnswerGroup, answer: FrameAnswer) -> bytes:
-    """The body of an ``ExecuteResponse``; raises the error that stands for a refusal."""
+def render_execution(item: FrameItem, group: FrameAnswerGroup, answer: FrameAnswer, _task: str) -> tuple[int, bytes]:
+    """The status and the body of an ``ExecuteResponse``; raises the error that stands for a refusal.
+
+    A program that failed is an outcome like any other.
+    """
     kind = answer.kind
     if kind == _SUCCESS:
         status, output, reason = b"success", bytes(answer.payload), _NO_REASON
     elif kind in (AnswerKind.ERROR, AnswerKind.TIMEOUT):
         status, output = (b"error" if kind == AnswerKind.ERROR else b"timeout"), b"null"
-        try:
-            code, message = _decode_reason(answer.payload)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise Internal("the executor's answer cannot be read") from error
+        code, message = _reason(answer)
         reason = b'"error_code":%b,"error_message":%b' % (_encode(code), _encode(message))
     else:
         raise refusal(bytes(answer.payload))
     execution_id = item.execution_id.encode()
     correlation = _encode(item.correlation_id) if item.correlation_id else b'"%b"' % execution_id
-    return _TEMPLATE % (
+    return 200, _TEMPLATE % (
         execution_id,
         group.task_id.encode(),
         group.program_id.encode(),
@@ -62,6 +67,39 @@ def render_execution(item: FrameItem, group: FrameAnswerGroup, answer: FrameAnsw
         timestamp_now(),
         correlation,
     )
+
+
+def render_execution_or_problem(
+    item: FrameItem, group: FrameAnswerGroup, answer: FrameAnswer, task: str
+) -> tuple[int, bytes]:
+    """As :func:`render_execution`, but a program that failed is a ``Problem``, with the outcome as ``execution``."""
+    outcome = render_execution(item, group, answer, task)
+    if answer.kind == _SUCCESS:
+        return outcome
+    code = "program_timeout" if answer.kind == AnswerKind.TIMEOUT else "program_error"
+    body = problem(
+        code,
+        _reason(answer)[1],
+        item.correlation_id or item.execution_id,
+        f"/api/v2/tasks/{task}/execute",
+        execution=msgspec.Raw(outcome[1]),
+    )
+    return STATUS_BY_CODE[code], _encode(body)
+
+
+def server_timing(seconds: float, answer: FrameAnswer) -> bytes:
+    """The value of ``Server-Timing``: what the program took of ``seconds``, and the rest; in milliseconds."""
+    run_ms = answer.latency_us / 1000
+    queue_ms = seconds * 1000 - run_ms
+    return b"queue;dur=%.3f, run;dur=%.3f" % (queue_ms if queue_ms > 0 else 0, run_ms)
+
+
+def _reason(answer: FrameAnswer) -> tuple[str, str]:
+    """Why the program failed: the code and the message."""
+    try:
+        return _decode_reason(answer.payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Internal("the executor's answer cannot be read") from error
 
 
 def refusal(payload: bytes) -> LoopaiError:

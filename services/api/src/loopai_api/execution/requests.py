@@ -4,7 +4,7 @@ import msgspec
 import pydantic
 
 from loopai_api.bodies import json_object
-from loopai_api.models import ExecuteRequest
+from loopai_api.models import ExecuteRequest, ExecuteRequestV2
 from loopai_api.problems import broken_rules
 from loopai_common import json_text
 from loopai_common.contracts.base import MAX_VERSION
@@ -17,34 +17,51 @@ from loopai_common.runtime.errors import violations_of
 
 
 class ExecuteBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """As :class:`~loopai_api.models.ExecuteRequest`, with the input's own bytes."""
+    """As :class:`~loopai_api.models.ExecuteRequestV2`, with the input's own bytes."""
 
     input: msgspec.Raw
     version: int | None = None
     force_validation: bool = False
     timeout_ms: int | None = None
+
+
+class ExecuteBodyOfV1(ExecuteBody, forbid_unknown_fields=True, gc=False):
+    """As :class:`~loopai_api.models.ExecuteRequest`, with the input's own bytes."""
+
     task_id: str | None = None
 
 
-_decode = msgspec.json.Decoder(ExecuteBody).decode
+_decode_v1 = msgspec.json.Decoder(ExecuteBodyOfV1).decode
+_decode_v2 = msgspec.json.Decoder(ExecuteBody).decode
+_UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
-def parse_execute(body: bytes, task: str) -> ExecuteBody:
+def parse_execute(body: bytes, task: str) -> ExecuteBodyOfV1:
     """Reads the body of an execute request for ``task`` (an id or a name).
 
     Raises :class:`MalformedJson`, :class:`ValidationFailed` with every violation, or :class:`TaskIdMismatch`.
     """
     try:
-        request = _decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        raise _explain(body) from None
+        request = _decode_v1(body)
+    except _UNREADABLE:
+        raise _explain(body, ExecuteRequest) from None
     json_text.check(body)  # what msgspec lets through: duplicate keys, lone surrogates, numbers out of range
-    if (request.version is not None and not 1 <= request.version <= MAX_VERSION) or (
-        request.timeout_ms is not None and not 1 <= request.timeout_ms <= MAX_TIMEOUT_MS
-    ):
-        raise _explain(body)
+    if _breaks_rules(request):
+        raise _explain(body, ExecuteRequest)
     if request.task_id is not None and task_id_or_none(task) is not None and request.task_id != task:
         raise TaskIdMismatch("the body's task_id is not the task of the path; leave it out, or correct it")
+    return request
+
+
+def parse_execute_v2(body: bytes, _task: str) -> ExecuteBody:
+    """As :func:`parse_execute`, for a body that does not name the task."""
+    try:
+        request = _decode_v2(body)
+    except _UNREADABLE:
+        raise _explain(body, ExecuteRequestV2) from None
+    json_text.check(body)
+    if _breaks_rules(request):
+        raise _explain(body, ExecuteRequestV2)
     return request
 
 
@@ -59,11 +76,17 @@ def frame_item(request: ExecuteBody, default_timeout_ms: int, *, execution_id: s
     )
 
 
-def _explain(body: bytes) -> Exception:
+def _breaks_rules(request: ExecuteBody) -> bool:
+    return (request.version is not None and not 1 <= request.version <= MAX_VERSION) or (
+        request.timeout_ms is not None and not 1 <= request.timeout_ms <= MAX_TIMEOUT_MS
+    )
+
+
+def _explain(body: bytes, model: type[ExecuteRequestV2]) -> Exception:
     """The error for a body that is not a request: malformed, or breaking rules that are all listed."""
     value = json_object(body)
     try:
-        ExecuteRequest.model_validate(value)
+        model.model_validate(value)
     except pydantic.ValidationError as error:
         return broken_rules(violations_of(error))
     return ValidationFailed("the request cannot be read; check the types of its fields")

@@ -1,13 +1,24 @@
 """The use case of the ordinary lane: one execution, awaited."""
 
 import asyncio
+import time
+from dataclasses import dataclass
 
 from loopai_api.execution.engine import Execution, ExecutionEngine
-from loopai_api.execution.rendering import render_execution
+from loopai_api.execution.rendering import Renderer, server_timing
 from loopai_api.execution.requests import ExecuteBody, frame_item
 from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup
 from loopai_common.errors import LoopaiError
 from loopai_common.runtime.context import RequestContext
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionAnswer:
+    """What a client is answered; ``timing`` is the value of ``Server-Timing``."""
+
+    status: int
+    body: bytes
+    timing: str
 
 
 class ExecutionService:
@@ -17,14 +28,19 @@ class ExecutionService:
         self._engine = engine
         self._default_timeout_ms = default_timeout_ms
 
-    async def execute(self, task: str, request: ExecuteBody, context: RequestContext) -> bytes:
-        """Runs one input and returns the body of the response; raises what keeps the program from running."""
+    async def execute(
+        self, task: str, request: ExecuteBody, context: RequestContext, render: Renderer
+    ) -> ExecutionAnswer:
+        """Runs one input and returns the answer as ``render`` writes it; raises what keeps the program from running."""
+        started = time.perf_counter()
         sent = None if context.generated else context.correlation_id
         item = frame_item(request, self._default_timeout_ms, execution_id=context.correlation_id, sent=sent)
         execution = AwaitedExecution()
         execution.prepare(task, request.version or 0, item, len(bytes(request.input)))
         self._engine.submit(execution)
-        return render_execution(item, *await execution.outcome)
+        group, answer = await execution.outcome
+        status, body = render(item, group, answer, task)
+        return ExecutionAnswer(status, body, server_timing(time.perf_counter() - started, answer).decode())
 
 
 class AwaitedExecution(Execution):

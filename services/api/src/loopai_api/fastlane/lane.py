@@ -1,6 +1,6 @@
 """What the fast lane needs to know of the process: the engine, the metrics, and which paths are its own."""
 
-import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from loopai_api.bodies import MAX_EXECUTE_BYTES
@@ -8,19 +8,38 @@ from loopai_api.execution.engine import ExecutionEngine
 from loopai_api.execution.metrics import HttpMetrics
 from loopai_api.references import task_reference
 from loopai_api.security import Guard
+from loopai_api.versions import VERSIONS, ApiVersion, Headers
 from loopai_common.errors import LoopaiError
 
-PREFIX = b"/api/v1/tasks/"
 SUFFIX = b"/execute"
-ROUTE = "/api/v1/tasks/{task}/execute"
 _MAX_REMEMBERED = 10_000
 _MAX_HEAD_BYTES = 2048
+
+
+class HotVersion:
+    """The execute route of one version of the API, with everything that a request needs of it at hand."""
+
+    __slots__ = ("counts", "error_type", "errors", "notice", "parse", "prefix", "render")
+
+    def __init__(self, version: ApiVersion, http_metrics: HttpMetrics, notice: Headers) -> None:
+        self.prefix = f"{version.prefix}/tasks/".encode()
+        self.parse = version.parse_execute
+        self.render = version.render_execution
+        self.errors = version.errors
+        self.error_type = version.errors.media_type.encode()
+        self.notice = b"".join(b"%b: %b\r\n" % header for header in notice)
+        self.counts = http_metrics.counts("POST", f"{version.prefix}/tasks/{{task}}/execute")
+
+    def path(self, task: str) -> str:
+        """The path that named the task."""
+        return f"{self.prefix.decode()}{task}/execute"
 
 
 class HotHead(NamedTuple):
     """What the head of a hot request says. Whether it may be made is asked of the guard each time."""
 
     task: str
+    api: HotVersion
     body_bytes: int
     credential: bytes | None
     """The API key, as a value of ``Authorization``."""
@@ -32,30 +51,22 @@ class FastLane:
     """One for each process."""
 
     def __init__(
-        self, engine: ExecutionEngine, http_metrics: HttpMetrics, default_timeout_ms: int, guard: Guard
+        self,
+        engine: ExecutionEngine,
+        http_metrics: HttpMetrics,
+        default_timeout_ms: int,
+        guard: Guard,
+        notices: Mapping[str, Headers],
     ) -> None:
         self.engine = engine
         self.guard = guard
         self.metrics = http_metrics
         self.default_timeout_ms = default_timeout_ms
         self.max_body_bytes = MAX_EXECUTE_BYTES
-        self._counts = http_metrics.counts("POST", ROUTE)
-        self._tasks: dict[bytes, str] = {}
+        self._versions = [HotVersion(v, http_metrics, notices.get(v.name, ())) for v in VERSIONS.values()]
+        self._paths: dict[bytes, tuple[str, HotVersion]] = {}
         self.heads: dict[bytes, HotHead] = {}
         """Heads that were parsed before, to their last byte: a client sends the same few again and again."""
-
-    def task_of(self, url: bytes) -> str | None:
-        """The task that an execute path names; ``None`` for a path that is not this lane's."""
-        task = self._tasks.get(url)
-        if task is None and url.startswith(PREFIX) and url.endswith(SUFFIX):
-            try:
-                task = task_reference(url[len(PREFIX) : -len(SUFFIX)].decode("ascii"))
-            except (LoopaiError, UnicodeDecodeError):
-                return None
-            if len(self._tasks) >= _MAX_REMEMBERED:
-                self._tasks.clear()
-            self._tasks[url] = task
-        return task
 
     def remember(self, head: bytes, parsed: HotHead) -> None:
         """Keeps what the parser made of ``head``, unless it is large."""
@@ -64,6 +75,22 @@ class FastLane:
                 self.heads.clear()
             self.heads[head] = parsed
 
-    def observe(self, status: int, started: float) -> None:
-        """Counts a request that began at ``started`` (``time.perf_counter()``)."""
-        self._counts.observe(status, time.perf_counter() - started)
+    def path_of(self, url: bytes) -> tuple[str, HotVersion] | None:
+        """The task and the version that an execute path names; ``None`` for a path that is not this lane's."""
+        found = self._paths.get(url)
+        if found is None and url.endswith(SUFFIX):
+            found = self._read(url)
+            if found is not None:
+                if len(self._paths) >= _MAX_REMEMBERED:
+                    self._paths.clear()
+                self._paths[url] = found
+        return found
+
+    def _read(self, url: bytes) -> tuple[str, HotVersion] | None:
+        for version in self._versions:
+            if url.startswith(version.prefix):
+                try:
+                    return task_reference(url[len(version.prefix) : -len(SUFFIX)].decode("ascii")), version
+                except (LoopaiError, UnicodeDecodeError):
+                    return None
+        return None

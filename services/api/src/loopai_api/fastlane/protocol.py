@@ -14,10 +14,10 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from loopai_api.execution.engine import Execution
-from loopai_api.execution.rendering import render_execution
-from loopai_api.execution.requests import frame_item, parse_execute
+from loopai_api.execution.rendering import server_timing
+from loopai_api.execution.requests import frame_item
 from loopai_api.fastlane.lane import FastLane, HotHead
-from loopai_api.problems import error_body, headers_of, status_of
+from loopai_api.problems import headers_of, status_of
 from loopai_api.protocol import MAX_HEADER_BYTES, MAX_HEADERS, LoopaiHttpProtocol
 from loopai_api.security import HSTS
 from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup
@@ -28,6 +28,7 @@ from loopai_common.runtime.logging import get_logger
 
 log = get_logger()
 
+_JSON = b"application/json"
 _END_OF_HEAD = b"\r\n\r\n"
 # Browsers' requests from other origins may need CORS headers, which the ordinary lane knows of.
 _UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"content-encoding", b"prefer", b"upgrade", b"origin"})
@@ -50,6 +51,7 @@ class HotCycle(Execution):
     """One hot request, from its headers to its answer."""
 
     __slots__ = (
+        "api",
         "body",
         "correlation_id",
         "disconnected",
@@ -70,6 +72,7 @@ class HotCycle(Execution):
         self.protocol = protocol
         self.head = head
         self.task = head.task
+        self.api = head.api
         self.hsts = hsts
         self.refusal = refusal
         self.body = b""
@@ -91,7 +94,7 @@ class HotCycle(Execution):
             self.failed(self.refusal)
             return
         try:
-            request = parse_execute(self.body, self.task)
+            request = self.api.parse(self.body, self.task)
             item = frame_item(request, lane.default_timeout_ms, execution_id=execution_id, sent=sent_correlation_id)
             self.prepare(self.task, request.version or 0, item, len(self.body))
             lane.engine.submit(self)
@@ -100,35 +103,39 @@ class HotCycle(Execution):
 
     def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
         try:
-            body = render_execution(self.item, group, answer)
+            status, body = self.api.render(self.item, group, answer, self.task)
         except LoopaiError as error:
             self.failed(error)
-        else:
-            self._respond(200, b"", body)
+            return
+        seconds = time.perf_counter() - self.started
+        media_type = _JSON if status == 200 else self.api.error_type
+        self._respond(status, seconds, b"server-timing: %b\r\n" % server_timing(seconds, answer), media_type, body)
 
     def failed(self, error: LoopaiError) -> None:
         self.protocol.lane.metrics.refused(error)
         headers = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers_of(error).items()).encode()
-        body = error_body(error.code, error.message, self.correlation_id, error.details)
-        self._respond(status_of(error), headers, body)
+        body = self.api.errors.body(error, self.correlation_id, self.api.path(self.task))
+        self._respond(status_of(error), time.perf_counter() - self.started, headers, self.api.error_type, body)
 
-    def _respond(self, status: int, extra: bytes, body: bytes) -> None:
-        protocol = self.protocol
+    def _respond(self, status: int, seconds: float, extra: bytes, media_type: bytes, body: bytes) -> None:
+        protocol, api = self.protocol, self.api
         if not self.more_body:  # else it ends before it was run, and was not counted
             protocol.lane.metrics.in_flight -= 1
-        protocol.lane.observe(status, self.started)
+        api.counts.observe(status, seconds)
         self.response_started = self.response_complete = True
         if self.disconnected or protocol.transport.is_closing():
             return
         close = b"" if self.keep_alive else b"connection: close\r\n"
         protocol.transport.write(
-            b"%bcontent-length: %d\r\n%bcontent-type: application/json\r\nx-correlation-id: %b\r\n"
-            b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n%b%b\r\n%b"
+            b"%bcontent-length: %d\r\n%bcontent-type: %b\r\nx-correlation-id: %b\r\n"
+            b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n%b%b%b\r\n%b"
             % (
                 STATUS_LINE[status],
                 len(body),
                 extra,
+                media_type,
                 self.correlation_id.encode("latin-1"),
+                api.notice,
                 self.hsts,
                 close,
                 body,
@@ -277,9 +284,9 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         if (before is not None and not before.response_complete) or self.pipeline:
             return None
         lane = self.lane
-        task = lane.task_of(self.url)
+        path = lane.path_of(self.url)
         parser = self.parser
-        if task is None or parser.get_method() != b"POST" or not parser.should_keep_alive():
+        if path is None or parser.get_method() != b"POST" or not parser.should_keep_alive():
             return None
         length = 0
         content_type = correlation_id = authorization = api_key = forwarded_proto = None
@@ -305,7 +312,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         credential = authorization if api_key is None else b"Bearer " + api_key
         sent = correlation_id is not None and is_correlation_id(correlation_id)
         self._sent_correlation_id = correlation_id if sent else None
-        return self._admitted(HotHead(task, length, credential, forwarded_proto == b"https"))
+        return self._admitted(HotHead(*path, length, credential, forwarded_proto == b"https"))
 
     def _admitted(self, head: HotHead) -> HotCycle | None:
         """The cycle of a request that may be made, or is refused; ``None`` when the ordinary lane has to see to it."""

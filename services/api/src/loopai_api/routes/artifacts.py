@@ -1,6 +1,6 @@
 """``/tasks/{task}/artifacts``."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -12,6 +12,9 @@ from loopai_api.models import ArtifactListResponse, ArtifactResponse
 from loopai_api.references import task_reference, version_reference
 from loopai_api.routes.tasks import json_response
 from loopai_common.contracts.artifacts import ListArtifacts
+
+_ETAG: dict[str, Any] = {"ETag": {"$ref": "#/components/headers/ETag"}}
+_NOT_MODIFIED: dict[str, Any] = {"description": "Not modified.", "headers": _ETAG}
 
 
 def artifact_routes(prefix: str, store: StoreClient) -> APIRouter:
@@ -38,7 +41,11 @@ def artifact_routes(prefix: str, store: StoreClient) -> APIRouter:
         "/tasks/{task}/artifacts/{version}",
         summary="Show a version",
         response_model=ArtifactResponse,
-        responses={304: {"description": "Not modified."}, **errors(404, 503, 504)},
+        responses={
+            200: {"headers": _ETAG},
+            304: _NOT_MODIFIED,
+            **errors(404, "artifact_not_found", "task_not_ready", 503, 504),
+        },
     )
     async def get_artifact(task: str, version: str, request: Request) -> Response:
         """One version with its source; `{version}` is a number or `active`. The `ETag` is the digest of the source."""
@@ -55,10 +62,11 @@ def artifact_routes(prefix: str, store: StoreClient) -> APIRouter:
         responses={
             200: {
                 "description": "The source of the program.",
+                "headers": _ETAG,
                 "content": {"text/x-python": {"schema": {"type": "string"}, "example": "def run(input): ...\n"}},
             },
-            304: {"description": "Not modified."},
-            **errors(404, 503, 504),
+            304: _NOT_MODIFIED,
+            **errors(404, "artifact_not_found", "task_not_ready", 503, 504),
         },
     )
     async def get_code(task: str, version: str, request: Request) -> Response:

@@ -38,7 +38,21 @@ def batch_routes(prefix: str, batches: BatchService) -> APIRouter:
         summary="Run the program on many inputs",
         response_model=ExecuteBatchResponse,
         responses={
-            **errors(400, 404, 408, 409, 410, 413, 415, 503, 504),
+            **errors(
+                *(
+                    400,
+                    404,
+                    "artifact_not_found",
+                    408,
+                    "task_not_ready",
+                    410,
+                    413,
+                    415,
+                    "no_executor",
+                    "overloaded",
+                    504,
+                )
+            ),
             200: {
                 "description": "The results, in the order of the items.",
                 "content": {
@@ -149,6 +163,7 @@ def _lines(model: str, examples: list[dict[str, Any]]) -> dict[str, Any]:
         "schema": {
             "type": "string",
             "description": f"One `{model}` (see the schemas) a line.",
+            "x-line-schema": {"$ref": f"#/components/schemas/{model}"},
             "examples": ["".join(json.dumps(example) + "\n" for example in examples)],
         }
     }

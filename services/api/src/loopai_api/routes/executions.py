@@ -6,38 +6,41 @@ from starlette.responses import Response
 from loopai_api.application import errors
 from loopai_api.bodies import MAX_EXECUTE_BYTES, read_body
 from loopai_api.execution.asynchronous import AsynchronousExecutions
-from loopai_api.execution.requests import parse_execute
 from loopai_api.execution.service import ExecutionService
 from loopai_api.models import ExecuteResponse, ExecutionAcceptedResponse
+from loopai_api.openapi import SERVER_TIMING, header_references, json_body
 from loopai_api.references import task_reference
+from loopai_api.versions import V1, version_of
 from loopai_common.contracts.execution import ExecutionRecord
 from loopai_common.runtime import context
+
+_ERRORS: tuple[int | str, ...] = (
+    *(400, "malformed_json", "input_schema_violation", 404, "artifact_not_found", 408, "task_not_ready", 410, 413, 415),
+    *("no_executor", "overloaded", 504),
+)
 
 
 def execution_routes(prefix: str, executions: ExecutionService, asynchronous: AsynchronousExecutions) -> APIRouter:
     """Running a task's program."""
     router = APIRouter(prefix=prefix, tags=["executions"])
+    version = version_of(prefix) or V1
 
     @router.post(
         "/tasks/{task}/execute",
         summary="Run the program",
+        description=f"Runs the task's active version, or the `version` named, on one input. {version.failed_program}",
         response_model=ExecuteResponse,
         responses={
+            200: {"headers": {"Server-Timing": SERVER_TIMING}},
             202: {
                 "model": ExecutionAcceptedResponse,
                 "description": "Accepted durably (`Prefer: respond-async`); it runs later.",
-                "headers": {
-                    "Location": {"description": "The execution's record.", "schema": {"type": "string"}},
-                    "Preference-Applied": {"description": "`respond-async`.", "schema": {"type": "string"}},
-                },
+                "headers": header_references("Location", "Preference-Applied"),
             },
-            **errors(400, 404, 408, 409, 410, 413, 415, 503, 504),
+            **errors(*_ERRORS, *version.program_errors),
         },
         openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ExecuteRequest"}}},
-            },
+            "requestBody": json_body(version.execute_request),
             "parameters": [
                 {
                     "name": "Prefer",
@@ -49,15 +52,13 @@ def execution_routes(prefix: str, executions: ExecutionService, asynchronous: As
         },
     )
     async def execute(task: str, request: Request) -> Response:
-        """Runs the task's active version, or the `version` named, on one input. A program that raised answers 200 with
-        `status` `error`, one that ran out of time with `timeout`; `error_code` and `error_message` say what happened.
-        """
         reference = task_reference(task)
-        body = parse_execute(await read_body(request, MAX_EXECUTE_BYTES), reference)
+        body = version.parse_execute(await read_body(request, MAX_EXECUTE_BYTES), reference)
         if _prefers_async(request):
             return _accepted(prefix, await asynchronous.accept(reference, body))
-        answer = await executions.execute(reference, body, context.current())
-        return Response(answer, media_type="application/json")
+        answer = await executions.execute(reference, body, context.current(), version.render_execution)
+        media_type = "application/json" if answer.status == 200 else version.errors.media_type
+        return Response(answer.body, answer.status, {"Server-Timing": answer.timing}, media_type)
 
     return router
 

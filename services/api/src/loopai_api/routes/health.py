@@ -1,12 +1,16 @@
 """``/health`` and ``/metrics``: the routes that every service has, documented like the rest of the API."""
 
+from typing import Any
+
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
 from starlette.responses import Response
 
+from loopai_api.models import HealthResponse, ReadinessResponse
 from loopai_common.runtime.health import Readiness, health_routes
 from loopai_common.runtime.worker_metrics import Siblings
 
+_METRICS_EXAMPLE = "# TYPE loopai_pending_executions gauge\nloopai_pending_executions 0.0\n"
 _SUMMARIES = {
     "/health": ("The process answers", "Says nothing about what it depends on."),
     "/health/live": ("Liveness", "Never depends on another system."),
@@ -16,6 +20,20 @@ _SUMMARIES = {
         "is needed to execute is away; a missing generator only degrades.",
     ),
     "/metrics": ("Metrics", "Prometheus text format."),
+}
+_RESPONSES: dict[str, dict[int | str, dict[str, Any]]] = {
+    "/health": {200: {"model": HealthResponse}},
+    "/health/live": {200: {"model": HealthResponse}},
+    "/health/ready": {
+        200: {"model": ReadinessResponse, "description": "Ready, perhaps with less than there should be."},
+        503: {"model": ReadinessResponse, "description": "Not ready."},
+    },
+    "/metrics": {
+        200: {
+            "description": "The figures of all workers.",
+            "content": {"text/plain": {"schema": {"type": "string"}, "example": _METRICS_EXAMPLE}},
+        }
+    },
 }
 
 
@@ -32,7 +50,8 @@ def health_api_routes(
             methods=["GET"],
             summary=summary,
             description=description,
+            name=route.path.strip("/").replace("/", "_"),
             response_class=Response,
-            responses={503: {"description": "Not ready."}} if route.path == "/health/ready" else {},
+            responses=_RESPONSES[route.path],
         )
     return router

@@ -12,6 +12,7 @@ from loopai_api.bodies import MAX_TASK_BYTES, parsed, read_json_object
 from loopai_api.clients import StoreClient, TaskWatcher
 from loopai_api.etags import etag, not_modified
 from loopai_api.models import CreateTaskRequest, TaskListResponse, TaskResponse
+from loopai_api.openapi import header_references
 from loopai_api.problems import broken_rules
 from loopai_api.references import task_reference
 from loopai_api.routes.headers import ETAG, IDEMPOTENCY_KEY, idempotency_key, wait_seconds
@@ -41,9 +42,9 @@ def task_routes(prefix: str, store: StoreClient, watcher: TaskWatcher) -> APIRou
         responses={
             201: {
                 "description": "Stored; its program is being generated.",
-                "headers": {"Location": {"description": "The task.", "schema": {"type": "string"}}, **ETAG},
+                "headers": header_references("Location", "Preference-Applied", "ETag"),
             },
-            **errors(400, 408, 409, 413, 415, 422, 503, 504),
+            **errors(400, "malformed_json", 408, 409, 413, 415, 422, 503, 504),
         },
         openapi_extra={
             "requestBody": {

@@ -1,0 +1,51 @@
+"""schemathesis, with every check it has, against both versions of the running product."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.stack import LocalStack
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = 5
+SECONDS = 180.0
+
+# Where a request that satisfies the schema may be refused all the same: an input is checked against the task's own
+# schema, a definition against itself, a cursor must be one that a page gave, options of a stream are not for a JSON
+# batch, and a key belongs to one body.
+CONFIGURATION = """
+hooks = "tests.support.ndjson"
+
+[[operations]]
+include-operation-id-regex = "_(create_task|list_tasks|list_artifacts|execute)$"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 404, 409, 422]
+
+# A line that is no item fails alone, in an answer that is 200.
+[[operations]]
+include-operation-id-regex = "_execute_batch$"
+checks.positive_data_acceptance.expected-statuses = ["2xx", 400, 404, 409, 422]
+checks.negative_data_rejection.expected-statuses = [200, 400, 404, 405, 409, 413, 415]
+
+[parameters]
+Prefer = "wait=1"
+"""
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_the_product_is_what_its_document_says(stack: LocalStack, tmp_path: Path, version: str) -> None:
+    configuration = tmp_path / "schemathesis.toml"
+    configuration.write_text(CONFIGURATION)
+    command = [
+        *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
+        *("--config-file", str(configuration), "run", f"{stack.base_url}/api/{version}/openapi.json"),
+        *("--checks", "all", "--phases", "examples,coverage,fuzzing,stateful"),
+        *("--max-examples", str(EXAMPLES), "--generation-deterministic"),
+        *("--continue-on-failure", "--no-color", "--report-dir", str(tmp_path)),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert f"Base URL:         {stack.base_url}" in done.stdout

@@ -9,7 +9,13 @@ from uuid import UUID
 
 import msgspec
 
-from loopai_common.contracts.artifacts import FetchProgram, ProgramCode, ResolvedProgram, ResolveProgram
+from loopai_common.contracts.artifacts import (
+    FetchProgram,
+    ProgramCode,
+    ResolvedProgram,
+    ResolvedRollout,
+    ResolveProgram,
+)
 from loopai_common.contracts.base import ArtifactId, Contract, Digest, TaskId, Version
 from loopai_common.contracts.execution import ExecutionError
 from loopai_common.contracts.frames import AnswerKind, Frame, FrameGroup, FrameItem, FramePart
@@ -47,7 +53,10 @@ _stage = Stage()
 
 
 class StoreInMemory(RpcClient):
-    """An artifact store that knows one task, asked through the executor's own adapter, which checks the question."""
+    """An artifact store that knows one task, with a version being rolled out.
+
+    It is asked through the executor's own adapter, which checks the question.
+    """
 
     def __init__(self) -> None:
         """Has no bus."""
@@ -58,16 +67,21 @@ class StoreInMemory(RpcClient):
         assert isinstance(request, ResolveProgram)
         if request.task != "known":
             raise TaskNotFound("there is no such task")
+        digest = Digest(f"sha256:{hashlib.sha256(_CODE.encode()).hexdigest()}")
+        rollout = ResolvedRollout(
+            artifact_id=ArtifactId(UUID(int=3)), version=Version(2), digest=digest, entry_point="run", percentage=50.0
+        )
         resolved = ResolvedProgram(
             task_id=TaskId(UUID(int=1)),
             task_name="known",
             artifact_id=ArtifactId(UUID(int=2)),
             version=Version(1),
-            digest=Digest(f"sha256:{hashlib.sha256(_CODE.encode()).hexdigest()}"),
+            digest=digest,
             entry_point="run",
             input_schema=True,
             output_schema=True,
             sampling_rate=0.5,
+            rollout=rollout if request.version is None else None,
         )
         return answer.model_validate(resolved.model_dump())
 

@@ -130,7 +130,10 @@ class Bus:
                     pending_bytes_limit=_MAX_RAW_PENDING_BYTES,
                 )
             )
-        await self._client.flush()  # a request sent now must find the subscriptions (faststream#2563 and kin)
+        # A request sent from now on must find the subscriptions. nats-py writes the ping of a flush ahead of what it
+        # still buffers, so the first one may be answered before the last subscription was sent.
+        await self._client.flush()
+        await self._client.flush()
 
     async def drain(self) -> None:
         """Stops taking, waits for what was taken, closes the connection. Bounded by the grace period."""

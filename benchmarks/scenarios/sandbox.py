@@ -45,7 +45,8 @@ async def _measure() -> list[Figure]:
                 raise RuntimeError(f"a program does not load: {answer!r}")
         isolated = await _isolated(pool, program(programs.TINY, task="tiny"))
         renewed = program(programs.TINY, task="renewed", isolation=Isolation.PROCESS)
-        own_worker = [await _batch_ms(pool, renewed) for _ in range(_WORKERS)]
+        inputs = _inputs()
+        own_worker = [await _batch_ms(pool, renewed, inputs) for _ in range(_WORKERS)]
         own_worker_cpu = await _isolated(pool, renewed)
     alone = _alone()
     note = f"median of {_WORKERS}"
@@ -78,9 +79,9 @@ class _Batch:
             self.done.set_result(None)
 
 
-async def _batch_ms(pool: Pool, target: Program) -> float:
+async def _batch_ms(pool: Pool, target: Program, inputs: list[msgspec.Raw]) -> float:
     started = time.perf_counter()
-    await _run_batch(pool, target, _inputs())
+    await _run_batch(pool, target, inputs)
     return (time.perf_counter() - started) * 1000
 
 

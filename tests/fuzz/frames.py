@@ -13,6 +13,7 @@ from loopai_common.contracts.artifacts import (
     FetchProgram,
     ProgramCode,
     ResolvedProgram,
+    ResolvedRollout,
     ResolveProgram,
     ResolvePrograms,
 )
@@ -55,7 +56,10 @@ _stage = Stage()
 
 
 class StoreInMemory(RpcClient):
-    """An artifact store that knows one task, asked through the executor's own adapter, which checks the question."""
+    """An artifact store that knows one task, with a version being rolled out.
+
+    It is asked through the executor's own adapter, which checks the question.
+    """
 
     def __init__(self) -> None:
         """Has no bus."""
@@ -77,16 +81,21 @@ class StoreInMemory(RpcClient):
     def _resolved(self, query: ResolveProgram) -> ResolvedProgram:
         if query.task != "known":
             raise TaskNotFound("there is no such task")
+        digest = Digest(f"sha256:{hashlib.sha256(_CODE.encode()).hexdigest()}")
+        rollout = ResolvedRollout(
+            artifact_id=ArtifactId(UUID(int=3)), version=Version(2), digest=digest, entry_point="run", percentage=50.0
+        )
         return ResolvedProgram(
             task_id=TaskId(UUID(int=1)),
             task_name="known",
             artifact_id=ArtifactId(UUID(int=2)),
             version=Version(1),
-            digest=Digest(f"sha256:{hashlib.sha256(_CODE.encode()).hexdigest()}"),
+            digest=digest,
             entry_point="run",
             input_schema=True,
             output_schema=True,
             sampling_rate=0.5,
+            rollout=rollout if query.version is None else None,
         )
 
 

@@ -47,8 +47,12 @@ def _reason() -> str:
     return ""
 
 
-delegated = pytest.mark.skipif(_base() is None, reason=f"no control group can be divided here: {_reason()}")
-not_delegated = pytest.mark.skipif(_base() is not None, reason="a control group is delegated here")
+delegated = pytest.mark.skipif(
+    _base() is None, reason=f"not on this platform: no control group can be divided here: {_reason()}"
+)
+not_delegated = pytest.mark.skipif(
+    _base() is not None, reason="not on this platform: a control group is delegated here"
+)
 
 
 @asynccontextmanager

@@ -96,6 +96,17 @@ async def test_candidate_whose_code_is_not_to_be_had_leaves_everything_to_the_ac
             await asyncio.sleep(0.01)
 
 
+async def test_event_has_both_programs_fetched_before_anybody_asks(stage: Stage) -> None:
+    task = stage.store.add("spam", ONE, TWO, rollout=(2, PERCENTAGE))
+    await stage.bus.client.publish(subjects.ARTIFACT_ACTIVATED, activated(task, None).model_dump_json().encode())
+    async with asyncio.timeout(30):
+        while stage.store.fetched < 2:
+            await asyncio.sleep(0.01)
+    results = (await stage.execute(str(task.id), _batch(list(IDS))))["results"]
+    assert [r["version"] for r in results] == list(SPLIT.values())
+    assert (stage.store.resolved, stage.store.fetched) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("candidate", "code"), [("def run(x:\n", "load_failed"), ("def run(x):\n    return 1 / 0\n", "program_raised")]
 )

@@ -60,7 +60,7 @@ def _group(directory: Path, *, controllers: str = "cpu memory pids", marked: boo
         try:
             os.setxattr(directory, "user.delegate", b"1")
         except OSError:
-            pytest.skip("the temporary directory has no extended attributes")
+            pytest.skip("not on this platform: the temporary directory has no extended attributes")
     return directory
 
 
@@ -113,7 +113,7 @@ def test_group_that_is_gone_is_not_divided(tmp_path: Path) -> None:
         delegated_base(Place(tmp_path / "gone", tmp_path / "gone"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="not on this platform: root may write to everything")
 def test_group_that_may_not_be_written_is_not_divided(tmp_path: Path) -> None:
     top = _group(tmp_path)
     (top / "cgroup.procs").chmod(0o400)

@@ -70,6 +70,7 @@ class Bus:
         self._client: Client | None = None
         self._raw: dict[str, RawHandler] = {}
         self._deliveries: dict[str, int] = {}
+        self._reconnect_hooks: list[Callable[[], None]] = []
         self._raw_subscriptions: list[Any] = []  # nats.py leaves their drain() untyped
         self.broker = NatsBroker(
             [url.strip() for url in settings.nats_url.split(",")],
@@ -211,6 +212,10 @@ class Bus:
         """
         self._raw[subject] = handler
 
+    def on_reconnect(self, hook: Callable[[], None]) -> None:
+        """Calls ``hook`` when the connection is back: what was told meanwhile to every instance was not heard."""
+        self._reconnect_hooks.append(hook)
+
     def answer_ping(self, readiness: Readiness) -> None:
         """Lets other services see that this one is there, and how it is."""
 
@@ -274,6 +279,8 @@ class Bus:
     async def _on_reconnected(self) -> None:
         self.metrics.reconnects.inc()
         log.info("nats_reconnected")
+        for hook in self._reconnect_hooks:
+            hook()
 
 
 def _checked(register: Subscriber) -> Subscriber:

@@ -62,8 +62,7 @@ class _ClockedFlow(FlowControl):
 
 class LoopaiHttpProtocol(HttpToolsProtocol):
     """One connection. The application carries what it needs: ``app.limits``, ``app.metrics``, as ``app.notices`` what
-    the responses of deprecated versions carry, and ``app.stop_streams``, which ends answers that have no end of their
-    own.
+    the responses of deprecated versions carry, and ``app.stop_streams``, which ends answers without an end.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -218,7 +218,7 @@ async def test_what_was_missed_while_the_bus_was_away_is_asked_for_again(own_pro
         assert await stream.next()
         await product.publish(task["id"], ECHO + "# a second\n")
         last = (await stream.until("artifact.activated"))[-1]
-        await asyncio.to_thread(stack.restart, "nats")
+        await asyncio.to_thread(stack.restart, "nats-server")
         assert await stream.next() is None
     await eventually(lambda: _served(product, task["id"]), seconds=60)
     await product.publish(task["id"], ECHO + "# a third\n")

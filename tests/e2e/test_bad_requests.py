@@ -19,7 +19,7 @@ from tests.support.wire import exchange
 
 NOBODY = "01938f5e-3a6b-7c4d-9e1f-2a3b4c5d6e7f"
 EXECUTE = f"{V1}/tasks/nobody-here/execute"
-BODIES = (f"{V1}/tasks", EXECUTE, f"{EXECUTE}/batch", f"{V1}/tasks/nobody-here/generate")
+BODIES = (f"{V1}/tasks", EXECUTE, f"{EXECUTE}/batch", f"{V1}/tasks/nobody-here/artifacts")
 JSON = {"Content-Type": "application/json"}
 
 NOT_JSON = [

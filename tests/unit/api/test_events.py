@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from loopai_api import clients
 from loopai_api.clients import StoreClient, TaskWatcher
 from loopai_api.events.feed import ACTIVATED, ARCHIVED, FAILED, TaskEvent, TaskEventFeed
 from loopai_api.events.streams import MOST_WAITING, EventStream, EventStreams
@@ -231,16 +232,17 @@ async def test_all_is_free_when_the_client_has_gone(client: Client) -> None:
     assert bench.metrics.rejected[SLOW_READERS] == 0
 
 
-async def test_who_waits_for_a_generation_is_woken_by_its_end() -> None:
+async def test_who_waits_for_a_generation_is_woken_by_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "_WAIT_POLL_SECONDS", 3600.0)
     bench = Bench()
     bench.status = TaskStatus.GENERATING
     watcher = TaskWatcher(cast(StoreClient, bench), bench.feed)
-    waiting = asyncio.create_task(watcher.wait(specification(TaskStatus.GENERATING), 30))
+    waiting = asyncio.create_task(watcher.wait(specification(TaskStatus.GENERATING), 3600))
     while not bench.reads:
         await asyncio.sleep(0)
     bench.status = TaskStatus.FAILED
     bench.feed.tell(event(FAILED))
-    async with asyncio.timeout(0.9):  # before it looks by itself
+    async with asyncio.timeout(30):
         assert (await waiting).status is TaskStatus.FAILED
     assert bench.feed._hearers == {}
 

@@ -252,7 +252,7 @@ async def _lane(kind: type[LoopaiHttpProtocol], chunks: list[bytes], patient: bo
     executor.engine = engine
     engine.start()
     lane = FastLane(engine, http_metrics, 1000, _OPEN, _NOTICES)
-    edge = Edge(_application(engine), http_metrics, ConnectionLimits(60.0, 100), lane, _OPEN, _NOTICES)
+    edge = Edge(_application(engine), http_metrics, ConnectionLimits(60.0, 100), lane, _OPEN, _NOTICES, lambda: None)
     config = uvicorn.Config(
         edge, http=kind, ws="none", lifespan="off", log_config=None, access_log=False, proxy_headers=False
     )

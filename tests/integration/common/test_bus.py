@@ -18,6 +18,7 @@ from loopai_common.errors import (
     Internal,
     LoopaiError,
     NoExecutor,
+    NoGeneratorProxy,
     PayloadTooLarge,
     StoreUnavailable,
     TaskNotFound,
@@ -152,6 +153,8 @@ async def test_who_is_missing_is_told_at_once(url: str) -> None:
             await rpc.call("loopai.rpc.v1.tasks.nobody", GetTask(task="x"), Text, timeout=30)
         with pytest.raises(NoExecutor):
             await rpc.send(subjects.execute("nobody-listens", None), b"{}", timeout=30)
+        with pytest.raises(NoGeneratorProxy):
+            await rpc.send(subjects.PROGRAMS_SUBMIT, b"{}", timeout=30)
 
 
 async def test_a_message_over_the_limit_is_refused_before_it_is_sent(url: str) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+from nats.js.api import AckPolicy, ConsumerConfig
 from pydantic import JsonValue
 
 from loopai_client.local.nats_server import NatsServer, free_port
@@ -41,6 +42,7 @@ from loopai_common.identifiers import new_uuid
 from loopai_common.runtime.broker import Bus
 from loopai_common.runtime.rpc import RpcClient
 from loopai_generator_proxy.domain import digest_of
+from loopai_generator_proxy.handlers import WORK
 from tests.integration.generator_proxy.bad_generator import PROGRAM, listening, program, response, text
 from tests.support.builders import LABEL_SCHEMA, TEXT_SCHEMA
 from tests.support.bus import new_bus, running
@@ -288,6 +290,40 @@ async def test_dead_letter_ends_its_generation_with_the_cause(own_nats: NatsServ
             assert (failure.task_id, failure.generation_id) == (made.id, letter.generation_id)
             assert "something unforeseen happened" in failure.reason
         assert stub.attempts == 0
+
+
+@pytest.mark.parametrize("subject", [subjects.TASK_CREATED, subjects.TASK_GENERATE_COMMAND])
+async def test_message_whose_process_ended_each_time_ends_its_generation(
+    own_nats: NatsServer, tmp_path: Path, subject: str
+) -> None:
+    stream, consumer = dict(zip((subjects.TASK_CREATED, subjects.TASK_GENERATE_COMMAND), WORK, strict=True))[subject]
+    async with world(own_nats) as around, listening(program()) as stub:
+        jetstream = around.bus.jetstream
+        # The service's consumer, with so little patience that it has none left when the service comes.
+        impatient = ConsumerConfig(
+            durable_name=consumer, filter_subject=subject, ack_policy=AckPolicy.EXPLICIT, ack_wait=0.1, max_deliver=2
+        )
+        await jetstream.add_consumer(stream, impatient)
+        made = task(PRIZES)
+        event = await around.create(made) if stream == subjects.EVENTS_STREAM else await around.generate(made.id)
+        around.tasks[str(made.id)] = made
+        dying = await jetstream.pull_subscribe_bind(consumer, stream)
+        for _ in range(2):
+            assert await dying.fetch(1, timeout=PATIENCE)  # and never acknowledged
+        async with proxy(own_nats, tmp_path, stub.url):
+            await eventually(lambda: around.failed, "the task fails")
+            assert (around.failed[0].task_id, around.failed[0].generation_id) == (made.id, event.generation_id)
+            assert "each process that began with it ended" in around.failed[0].reason
+            letter = await jetstream.get_last_msg(subjects.DEAD_LETTERS_STREAM, subjects.dead_letter(subject))
+            assert json.loads(letter.data or b"")["generation_id"] == str(event.generation_id)
+            await eventually_none_is_left(around.bus)
+        assert (stub.attempts, len(around.failed)) == (0, 1)
+
+
+async def eventually_none_is_left(bus: Bus) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while (await bus.jetstream.stream_info(subjects.COMMANDS_STREAM)).state.messages:
+            await asyncio.sleep(0.02)
 
 
 async def test_program_that_is_handed_in_is_checked_and_published(own_nats: NatsServer, tmp_path: Path) -> None:

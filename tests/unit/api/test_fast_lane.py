@@ -90,13 +90,19 @@ class Connection:
         notices: Mapping[str, Headers] = MappingProxyType({}),
     ) -> None:
         lane = FastLane(engine, metrics, 1000, guard, notices)
-        app = SimpleNamespace(limits=limits, metrics=metrics, lane=lane, notices=notices)
+        self.streams_stopped = False
+        app = SimpleNamespace(
+            limits=limits, metrics=metrics, lane=lane, notices=notices, stop_streams=self.stop_streams
+        )
         config = Config(app="unused:app", interface="asgi3")
         config.loaded, config.loaded_app = True, app
         config.ws_protocol_class = None
         self.transport = RememberingTransport()
         self.protocol = FastLaneProtocol(config, ServerState(), {})
         self.protocol.connection_made(self.transport)
+
+    def stop_streams(self) -> None:
+        self.streams_stopped = True
 
     def receive(self, data: bytes) -> None:
         self.protocol.data_received(data)
@@ -176,6 +182,7 @@ async def test_shutdown_answers_what_was_taken_and_closes(engine: ExecutionEngin
     connection.receive(request(b'{"input": 1}'))
     await turn()
     connection.protocol.shutdown()
+    assert connection.streams_stopped
     engine.on_part(0, part(b"1"))
     assert connection.transport.written.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"connection: close\r\n" in connection.transport.written

@@ -166,6 +166,14 @@ class NoExecutor(LoopaiError):
     retryable = True
 
 
+class NoGeneratorProxy(LoopaiError):
+    """No generator-proxy is listening."""
+
+    code = "no_generator_proxy"
+    remedy = "Try again shortly; if it stays, start a generator-proxy."
+    retryable = True
+
+
 class StoreUnavailable(LoopaiError):
     """The artifact store, or the storage behind it, does not answer."""
 

@@ -1,20 +1,19 @@
 """The other services, as the use cases of the api see them."""
 
 import asyncio
-from collections import defaultdict
 
+from loopai_api.events.feed import ACTIVATED, ARCHIVED, FAILED, TaskEvent, TaskEventFeed
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
     ActivateArtifact,
     ActivationPage,
-    ArtifactActivated,
     ArtifactPage,
     GetArtifact,
     ListActivations,
     ListArtifacts,
     ProgramArtifact,
 )
-from loopai_common.contracts.base import ExecutionId, TaskId, Version
+from loopai_common.contracts.base import ExecutionId, Version
 from loopai_common.contracts.execution import (
     AcceptExecution,
     ExecutionPage,
@@ -30,7 +29,6 @@ from loopai_common.contracts.tasks import (
     GetTask,
     ListTasks,
     TaskDefinition,
-    TaskFailed,
     TaskPage,
     TaskSpecification,
     TaskStatus,
@@ -38,10 +36,10 @@ from loopai_common.contracts.tasks import (
     UpdateTask,
 )
 from loopai_common.errors import Internal, LoopaiError
-from loopai_common.runtime.broker import Bus
 from loopai_common.runtime.rpc import RpcClient
 
 _WAIT_POLL_SECONDS = 1.0
+_ENDS_OF_A_GENERATION = frozenset({ACTIVATED, FAILED, ARCHIVED})
 _CHECK_SECONDS = 75.0
 """Until a program was checked, which takes a minute at most, and stored."""
 
@@ -130,39 +128,28 @@ class ProgramClient:
 class TaskWatcher:
     """Waits for a task to leave ``generating``: woken by events, with a slow poll as the net."""
 
-    def __init__(self, store: StoreClient) -> None:
+    def __init__(self, store: StoreClient, feed: TaskEventFeed) -> None:
         self._store = store
-        self._waiting: dict[TaskId, set[asyncio.Event]] = defaultdict(set)
-
-    def register(self, bus: Bus) -> None:
-        """Listens for the events that end a generation."""
-
-        async def on_activated(event: ArtifactActivated) -> None:
-            self._wake(event.task_id)
-
-        async def on_failed(event: TaskFailed) -> None:
-            self._wake(event.task_id)
-
-        bus.on_every_instance(subjects.ARTIFACT_ACTIVATED)(on_activated)
-        bus.on_every_instance(subjects.TASK_FAILED)(on_failed)
+        self._feed = feed
 
     async def wait(self, task: TaskSpecification, seconds: float) -> TaskSpecification:
         """The task once its generation has ended, or as it is after ``seconds``."""
         woken = asyncio.Event()
-        self._waiting[task.id].add(woken)
-        try:
-            async with asyncio.timeout(seconds):
-                while True:
-                    task = await self._look(task)
-                    if task.status is not TaskStatus.GENERATING:
-                        return task
-                    await _wait_briefly(woken)
-        except TimeoutError:
-            return task
-        finally:
-            self._waiting[task.id].discard(woken)
-            if not self._waiting[task.id]:
-                del self._waiting[task.id]
+
+        def on_event(event: TaskEvent) -> None:
+            if event.kind in _ENDS_OF_A_GENERATION:
+                woken.set()
+
+        with self._feed.heard_by(on_event, task.id):
+            try:
+                async with asyncio.timeout(seconds):
+                    while True:
+                        task = await self._look(task)
+                        if task.status is not TaskStatus.GENERATING:
+                            return task
+                        await _wait_briefly(woken)
+            except TimeoutError:
+                return task
 
     async def _look(self, task: TaskSpecification) -> TaskSpecification:
         try:
@@ -171,10 +158,6 @@ class TaskWatcher:
             if not error.retryable:
                 raise
             return task  # the task is stored; that the store is away for a moment changes nothing
-
-    def _wake(self, task_id: TaskId) -> None:
-        for event in self._waiting.get(task_id, ()):
-            event.set()
 
 
 async def _wait_briefly(event: asyncio.Event) -> None:

@@ -1,7 +1,7 @@
 """The outermost layer of the ordinary lane: correlation, headers on every answer, and counting."""
 
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
@@ -36,6 +36,7 @@ class Edge:
         lane: FastLane,
         guard: Guard,
         notices: Mapping[str, Headers],
+        stop_streams: Callable[[], None],
     ) -> None:
         self.app = app
         self._guard = guard
@@ -43,6 +44,7 @@ class Edge:
         self.limits = limits
         self.lane = lane
         self.notices = notices
+        self.stop_streams = stop_streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

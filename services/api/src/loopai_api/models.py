@@ -70,6 +70,17 @@ EXAMPLE_TASK: dict[str, Any] = {
     "updated_at": "2026-01-05T09:00:02.000Z",
     "examples": EXAMPLE_DEFINITION["examples"],
 }
+EXAMPLE_EVENTS = f"""\
+event: task
+data: {{"id":"{EXAMPLE_TASK["id"]}","name":"spam-detection","status":"generating"}}
+
+id: 01938f5e-4b00-7d11-8a22-3b4c5d6e7f80
+event: artifact.activated
+data: {{"task_id":"{EXAMPLE_TASK["id"]}","task_name":"spam-detection","version":1,"percentage":100.0}}
+
+"""
+"""The beginning of a stream; the data is shortened."""
+
 EXAMPLE_EXECUTION: dict[str, Any] = {
     "execution_id": "01938f60-1111-7abc-8def-0123456789ab",
     "task_id": EXAMPLE_TASK["id"],

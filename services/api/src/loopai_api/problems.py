@@ -47,6 +47,7 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "generator_failed": 502,
     "store_unavailable": 503,
     "no_executor": 503,
+    "no_generator_proxy": 503,
     "overloaded": 503,
     "bus_unavailable": 503,
     "shutting_down": 503,

@@ -24,8 +24,9 @@ log = get_logger()
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 64 * 1024
-CLOSING_EXTENSION = "loopai.closing"
-"""In the ASGI scope's extensions: ``closing``, a function that says whether the connection is closing or gone.
+CONNECTION_EXTENSION = "loopai.connection"
+"""In the ASGI scope's extensions: ``closing``, a function that says whether the connection is closing or gone, and
+``abort``, one that ends it with what was not sent.
 
 uvicorn drops what is sent to a client that has gone, and says so only to who reads on; a streamed answer must know.
 """
@@ -60,8 +61,8 @@ class _ClockedFlow(FlowControl):
 
 
 class LoopaiHttpProtocol(HttpToolsProtocol):
-    """One connection. The application carries what it needs: ``app.limits``, ``app.metrics``, and as ``app.notices``
-    what the responses of deprecated versions carry.
+    """One connection. The application carries what it needs: ``app.limits``, ``app.metrics``, as ``app.notices`` what
+    the responses of deprecated versions carry, and ``app.stop_streams``, which ends answers without an end.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -107,6 +108,11 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
         self._unsent_bytes = math.inf  # something was taken, whatever is written next
         if not self.transport.is_closing():
             self.flow.resume_reading()
+
+    def shutdown(self) -> None:
+        """Also ends what would stream for as long as it is let."""
+        self.config.loaded_app.stop_streams()
+        super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
         self.end_idle()
@@ -154,7 +160,9 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._headers_complete = True
         if not self._head_refused():
-            self.scope["extensions"] = {CLOSING_EXTENSION: {"closing": self.transport.is_closing}}
+            self.scope["extensions"] = {
+                CONNECTION_EXTENSION: {"closing": self.transport.is_closing, "abort": self.transport.abort}
+            }
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

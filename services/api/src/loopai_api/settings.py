@@ -57,6 +57,9 @@ class ApiSettings(WorkersSettings):
         description="Unanswered frames above which further executions are gathered into larger ones.",
     )
     max_connections: int = Field(default=10_000, ge=1, description="Open connections; 503 above that.")
+    max_event_streams: int = Field(
+        default=1_000, ge=1, description="Clients that follow a task at a time; 503 `overloaded` above that."
+    )
     max_batch_memory_bytes: int = Field(
         default=256 * 1024 * 1024,
         ge=64 * 1024 * 1024,

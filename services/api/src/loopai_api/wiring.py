@@ -9,6 +9,10 @@ from fastapi import APIRouter, FastAPI
 from loopai_api.application import build_application
 from loopai_api.clients import ProgramClient, StoreClient, TaskWatcher, ping
 from loopai_api.edge import Edge, with_cors
+from loopai_api.events.bus import BusEventHistory
+from loopai_api.events.bus import register as register_feed
+from loopai_api.events.feed import TaskEventFeed
+from loopai_api.events.streams import EventStreams
 from loopai_api.execution.asynchronous import AsynchronousExecutions
 from loopai_api.execution.batches import BatchMemory, BatchService
 from loopai_api.execution.bus import BusCommandQueue, BusFrameSender
@@ -21,6 +25,7 @@ from loopai_api.protocol import ConnectionLimits
 from loopai_api.routes.artifacts import artifact_routes
 from loopai_api.routes.batches import batch_routes
 from loopai_api.routes.changes import change_routes
+from loopai_api.routes.events import event_routes
 from loopai_api.routes.executions import execution_routes
 from loopai_api.routes.health import health_api_routes
 from loopai_api.routes.records import record_routes
@@ -56,8 +61,11 @@ def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
     bus = Bus(SERVICE, settings, registry)
     rpc = RpcClient(bus)
     store = StoreClient(rpc, settings.store_timeout_seconds)
-    watcher = TaskWatcher(store)
-    watcher.register(bus)
+    feed = TaskEventFeed()
+    register_feed(bus, feed)
+    watcher = TaskWatcher(store, feed)
+    event_streams = EventStreams(store, feed, BusEventHistory(bus), http_metrics, most=settings.max_event_streams)
+    bus.on_reconnect(event_streams.end_all)  # they may have missed something, which their clients can ask for
     guard = Guard(
         store.task_names,
         keys,
@@ -100,6 +108,7 @@ def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
         return [
             task_routes(prefix, store, watcher),
             change_routes(prefix, store),
+            event_routes(prefix, event_streams),
             execution_routes(prefix, executions, asynchronous),
             record_routes(prefix, store),
             batch_routes(prefix, batches),
@@ -114,7 +123,7 @@ def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
     limits = ConnectionLimits(settings.receive_timeout_seconds, settings.send_timeout_seconds, settings.max_connections)
     notices = deprecation_headers(settings.deprecated_versions)
     lane = FastLane(engine, http_metrics, settings.default_timeout_ms, guard, notices)
-    return Edge(with_cors(app, settings.cors_origins), http_metrics, limits, lane, guard, notices)
+    return Edge(with_cors(app, settings.cors_origins), http_metrics, limits, lane, guard, notices, event_streams.stop)
 
 
 def _keys(settings: ApiSettings) -> KeyRing | None:

@@ -14,10 +14,14 @@ from loopai_common.contracts.generation import GenerateProgram, SubmitProgram
 from loopai_common.contracts.tasks import TaskCreated
 from loopai_common.runtime import context
 from loopai_common.runtime.broker import Bus
+from loopai_common.runtime.exhausted import bury_exhausted
 from loopai_generator_proxy.service import Generations, Submissions
 
 CREATED_CONSUMER: Final = "generator-proxy-created"
 GENERATE_CONSUMER: Final = "generator-proxy-generate"
+WORK: Final = ((subjects.EVENTS_STREAM, CREATED_CONSUMER), (subjects.COMMANDS_STREAM, GENERATE_CONSUMER))
+"""The consumers of what is to be done, and their streams."""
+
 ABANDONED_CONSUMERS: Final = {
     subjects.dead_letter(subjects.TASK_CREATED): f"{CREATED_CONSUMER}-abandoned",
     subjects.dead_letter(subjects.TASK_GENERATE_COMMAND): f"{GENERATE_CONSUMER}-abandoned",
@@ -52,6 +56,9 @@ def register(bus: Bus, generations: Generations, submissions: Submissions, *, co
 
     for letter, name in ABANDONED_CONSUMERS.items():
         bus.on_durable(letter, stream=subjects.DEAD_LETTERS_STREAM, name=name, concurrency=concurrency)(abandoned)
+
+    for stream, consumer in WORK:
+        bury_exhausted(bus, stream, consumer)
 
 
 @contextmanager

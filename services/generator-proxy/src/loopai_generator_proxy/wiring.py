@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from loopai_common.contracts import subjects
 from loopai_common.errors import BusUnavailable
 from loopai_common.runtime.broker import Bus
+from loopai_common.runtime.exhausted import consumer_of_exhausted
 from loopai_common.runtime.health import Readiness
 from loopai_common.runtime.metrics import create_registry
 from loopai_common.runtime.rpc import RpcClient
@@ -26,8 +27,8 @@ from loopai_generator_proxy.settings import GeneratorProxySettings
 SERVICE: Final = "generator-proxy"
 
 _CONSUMERS: Final = (
-    (subjects.EVENTS_STREAM, handlers.CREATED_CONSUMER),
-    (subjects.COMMANDS_STREAM, handlers.GENERATE_CONSUMER),
+    *handlers.WORK,
+    *((subjects.DEAD_LETTERS_STREAM, consumer_of_exhausted(consumer)) for _, consumer in handlers.WORK),
     *((subjects.DEAD_LETTERS_STREAM, name) for name in handlers.ABANDONED_CONSUMERS.values()),
 )
 

@@ -9,8 +9,9 @@ import asyncio
 import inspect
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from faststream import BaseMiddleware
@@ -56,6 +57,17 @@ RawHandler = Callable[[Msg], None]
 log = get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message and its place in a stream."""
+
+    subject: str
+    body: bytes
+    headers: Mapping[str, str]
+    stream: str
+    sequence: int
+
+
 class Bus:
     """A service's connection to NATS, with the subscribers declared on :attr:`broker`.
 
@@ -70,6 +82,7 @@ class Bus:
         self._client: Client | None = None
         self._raw: dict[str, RawHandler] = {}
         self._deliveries: dict[str, int] = {}
+        self._reconnect_hooks: list[Callable[[], None]] = []
         self._raw_subscriptions: list[Any] = []  # nats.py leaves their drain() untyped
         self.broker = NatsBroker(
             [url.strip() for url in settings.nats_url.split(",")],
@@ -203,6 +216,20 @@ class Bus:
         most = MAX_DELIVERIES if internal else self._deliveries.get(message.metadata.consumer, MAX_DELIVERIES)
         return not (error.retryable or internal) or (message.metadata.num_delivered or 1) >= most
 
+    async def keep_dead_letter(self, message: "StoredMessage", error: LoopaiError, deliveries: int) -> None:
+        """Keeps a message that cannot be handled for an operator, once however often this is called for it."""
+        log.error("message_dead", subject=message.subject, code=error.code, reason=error.message, deliveries=deliveries)
+        headers = {
+            **{k: v for k, v in message.headers.items() if k != subjects.MESSAGE_ID_HEADER},
+            **failure_headers(error),
+            "Loopai-Dead-Letter-Subject": message.subject,
+            "Loopai-Dead-Letter-Deliveries": str(deliveries),
+            subjects.MESSAGE_ID_HEADER: f"dlq-{message.stream}-{message.sequence}",
+        }
+        letter = subjects.dead_letter(message.subject)
+        await self.jetstream.publish(letter, message.body, headers=headers, timeout=5.0)
+        self.metrics.dead_letters.labels(_class_of(message.subject)).inc()
+
     def on_raw(self, subject: str, handler: RawHandler) -> None:
         """The handler takes undecoded messages on ``subject``, one at a time, and answers them itself, now or later.
 
@@ -210,6 +237,10 @@ class Bus:
         cost more than such a message is worth. What the handler raises is answered like any other failure.
         """
         self._raw[subject] = handler
+
+    def on_reconnect(self, hook: Callable[[], None]) -> None:
+        """Calls ``hook`` when the connection is back: what was told meanwhile to every instance was not heard."""
+        self._reconnect_hooks.append(hook)
 
     def answer_ping(self, readiness: Readiness) -> None:
         """Lets other services see that this one is there, and how it is."""
@@ -274,6 +305,8 @@ class Bus:
     async def _on_reconnected(self) -> None:
         self.metrics.reconnects.inc()
         log.info("nats_reconnected")
+        for hook in self._reconnect_hooks:
+            hook()
 
 
 def _checked(register: Subscriber) -> Subscriber:
@@ -338,7 +371,7 @@ class Boundary(BaseMiddleware[Any, Any]):
                     outcome = "internal" if isinstance(known, Internal) else "dropped" if dropped else "error"
                     metrics.messages.labels(subject, outcome).inc()
                     if durable:
-                        return await self._settle_failed(raw, subject, known)
+                        return await self._settle_failed(raw, known)
                     return _failed(known)
                 metrics.messages.labels(subject, "ok").inc()
                 if durable:
@@ -369,23 +402,17 @@ class Boundary(BaseMiddleware[Any, Any]):
             return _failed(PayloadTooLarge("the answer is larger than one message may be; ask for less at a time"))
         return NatsResponse(body, headers={"content-type": "application/json"})
 
-    async def _settle_failed(self, raw: Msg, subject: str, error: LoopaiError) -> None:
+    async def _settle_failed(self, raw: Msg, error: LoopaiError) -> None:
         deliveries = raw.metadata.num_delivered or 1
         if not self._bus.gives_up_on(raw, error):
             delay = _RETRY_DELAYS_SECONDS[min(deliveries, len(_RETRY_DELAYS_SECONDS)) - 1]
             log.warning("message_delayed", subject=raw.subject, code=error.code, deliveries=deliveries, delay=delay)
             await raw.nak(delay=delay)
             return
-        log.error("message_dead", subject=raw.subject, code=error.code, reason=error.message, deliveries=deliveries)
-        headers = {
-            **{k: v for k, v in (raw.headers or {}).items() if k != subjects.MESSAGE_ID_HEADER},
-            **failure_headers(error),
-            "Loopai-Dead-Letter-Subject": raw.subject,
-            "Loopai-Dead-Letter-Deliveries": str(deliveries),
-            subjects.MESSAGE_ID_HEADER: f"dlq-{raw.metadata.stream}-{raw.metadata.sequence.stream}",
-        }
-        await self._bus.jetstream.publish(subjects.dead_letter(raw.subject), raw.data, headers=headers, timeout=5.0)
-        self._bus.metrics.dead_letters.labels(subject).inc()
+        stored = StoredMessage(
+            raw.subject, raw.data, raw.headers or {}, raw.metadata.stream, raw.metadata.sequence.stream
+        )
+        await self._bus.keep_dead_letter(stored, error, deliveries)
         await raw.term()
 
 

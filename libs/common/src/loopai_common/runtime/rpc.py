@@ -14,9 +14,9 @@ from loopai_common.contracts.failure import ERROR_CODE_HEADER
 from loopai_common.errors import (
     BusUnavailable,
     DeadlineExceeded,
-    GeneratorUnavailable,
     LoopaiError,
     NoExecutor,
+    NoGeneratorProxy,
     PayloadTooLarge,
     StoreUnavailable,
 )
@@ -34,8 +34,12 @@ _ABSENT: tuple[tuple[str, type[LoopaiError], str], ...] = (
     (subjects.FRAMES, NoExecutor, "no executor is running; start one, or try again"),
     (subjects.PROGRAMS_CHECK, NoExecutor, "no executor is running; start one, or try again"),
     (subjects.ping("executor"), NoExecutor, "no executor is running"),
-    (subjects.ping("generator-proxy"), GeneratorUnavailable, "no generator-proxy is running"),
-    (subjects.PROGRAMS_SUBMIT, GeneratorUnavailable, "no generator-proxy is running; start one, or try again"),
+    (subjects.ping("generator-proxy"), NoGeneratorProxy, "no generator-proxy is running"),
+    (
+        subjects.PROGRAMS_SUBMIT,
+        NoGeneratorProxy,
+        "no generator-proxy is running, which checks programs; start one, or try again",
+    ),
     ("loopai.rpc.v1.", StoreUnavailable, "the artifact store is not running; start it, or try again"),
 )
 

@@ -46,7 +46,7 @@ STREAMS: tuple[StreamConfig, ...] = (
     ),
     StreamConfig(
         name=subjects.DEAD_LETTERS_STREAM,
-        subjects=[subjects.DEAD_LETTERS_ALL, subjects.MAX_DELIVERIES_ADVISORY],
+        subjects=[subjects.DEAD_LETTERS_ALL, f"{subjects.MAX_DELIVERIES_ADVISORIES}.>"],
         retention=RetentionPolicy.LIMITS,
         storage=StorageType.FILE,
         discard=DiscardPolicy.OLD,

@@ -107,6 +107,7 @@ class HttpMetrics(Collector):
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.event_streams = 0
         self.rejected = dict.fromkeys([*REJECTIONS.values(), CONNECTIONS, SLOW_READERS], 0)
         self._routes: dict[tuple[str, str], RouteCounts] = {}
 
@@ -140,6 +141,7 @@ class HttpMetrics(Collector):
         yield requests
         yield durations
         yield GaugeMetricFamily("loopai_http_requests_in_flight", "Requests being answered.", self.in_flight)
+        yield GaugeMetricFamily("loopai_http_event_streams", "Clients that follow a task.", self.event_streams)
         rejected = CounterMetricFamily(
             "loopai_http_rejected_requests", "Requests and connections turned away.", labels=["reason"]
         )

@@ -23,7 +23,7 @@ from loopai_api.models import (
     ExecuteBatchResponse,
 )
 from loopai_api.problems import CLIENT_CLOSED_REQUEST, broken_rules
-from loopai_api.protocol import CLOSING_EXTENSION
+from loopai_api.protocol import CONNECTION_EXTENSION
 from loopai_api.references import task_reference
 from loopai_common.errors import Violation
 from loopai_common.runtime import context
@@ -111,7 +111,7 @@ class StreamedBatch(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the results; ends quietly when the client has gone."""
-        closing: Callable[[], bool] = scope.get("extensions", {}).get(CLOSING_EXTENSION, {}).get("closing", bool)
+        closing: Callable[[], bool] = scope.get("extensions", {}).get(CONNECTION_EXTENSION, {}).get("closing", bool)
         try:
             started = False
             async for chunk in self._stream:

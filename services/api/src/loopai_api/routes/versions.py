@@ -60,7 +60,7 @@ def version_routes(prefix: str, store: StoreClient, programs: ProgramClient) -> 
                 "description": "Checked and stored as the next version.",
                 "headers": {"Location": {"description": "The version.", "schema": {"type": "string"}}},
             },
-            **errors(400, 404, 408, 410, 413, 415, 422, 502, 503, 504),
+            **errors(400, 404, 408, 410, 413, 415, 422, "no_generator_proxy", "no_executor", 503, 504),
         },
         openapi_extra={
             "requestBody": body_of("UploadProgramRequest", required=True, more={SOURCE: _SOURCE_BODY}),

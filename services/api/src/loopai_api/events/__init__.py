@@ -1,0 +1,1 @@
+"""What happens to tasks, told as it happens."""

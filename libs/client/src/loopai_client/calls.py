@@ -3,8 +3,9 @@
 The two clients in :mod:`loopai_client.client` turn each of these functions into a method.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote
@@ -48,6 +49,7 @@ _PREFIX = "/api/v1"
 _PAGE = "200"
 _BATCH_SECONDS = 300.0
 _CHECK_SECONDS = 60.0
+_READ_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
 _FIRST_POLL_SECONDS = 0.05
 _LONGEST_POLL_SECONDS = 1.0
@@ -66,7 +68,7 @@ class Call(Generic[T]):
     """A request, and how the body of its answer is read; ``read`` raises :class:`ValueError` for what is not Loopai's.
 
     ``repeatable``: carrying it out twice makes no difference. ``extra_seconds``: what the server is asked to take, on
-    top of the client's time. ``silence_seconds``: how long a stream, which has no end, may be silent.
+    top of the client's time. ``patience_seconds`` bounds an attempt, and of a stream each silence.
     """
 
     method: str
@@ -77,7 +79,7 @@ class Call(Generic[T]):
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = False
     extra_seconds: float = 0.0
-    silence_seconds: float | None = None
+    patience_seconds: float = math.inf
     also_read: frozenset[int] = frozenset()
 
 
@@ -346,7 +348,15 @@ class EventStream:
         self._lines.reconnected()
         last = {} if self._lines.last_id is None else {"Last-Event-ID": self._lines.last_id}
         headers = {"Accept": "text/event-stream", **last}
-        return Call("GET", self._path, _nothing, headers=headers, repeatable=True, silence_seconds=_SILENCE_SECONDS)
+        return Call(
+            "GET",
+            self._path,
+            _nothing,
+            headers=headers,
+            repeatable=True,
+            extra_seconds=math.inf,
+            patience_seconds=_SILENCE_SECONDS,
+        )
 
     def feed(self, line: bytes) -> TaskEvent | None:
         """The event that the line completes, if any."""
@@ -450,7 +460,7 @@ def _nothing(_: bytes) -> None:
 
 def _get(path: str, read: Callable[[bytes], T], also_read: frozenset[int] = frozenset()) -> Call[T]:
     prefix = "" if path.startswith(("/health", "/metrics")) else _PREFIX
-    return Call("GET", f"{prefix}{path}", read, repeatable=True, also_read=also_read)
+    return Call("GET", f"{prefix}{path}", read, repeatable=True, patience_seconds=_READ_SECONDS, also_read=also_read)
 
 
 def _post(path: str, read: Callable[[bytes], T], body: Mapping[str, Json], **more: Any) -> Call[T]:
@@ -475,7 +485,7 @@ def _send(
 def _paged(path: str, page: type[Any], **filters: str | None) -> Paged[Any]:
     def after(cursor: str | None) -> Call[tuple[Sequence[Any], str | None]]:
         params = {"limit": _PAGE, **_given(cursor=cursor, **filters)}
-        return Call("GET", f"{_PREFIX}{path}", read, params=params, repeatable=True)
+        return replace(_get(path, read), params=params)
 
     def read(body: bytes) -> tuple[Sequence[Any], str | None]:
         found = page.model_validate_json(body)

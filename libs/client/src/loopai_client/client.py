@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import update_wrapper
 from types import TracebackType
@@ -20,7 +21,7 @@ import httpx
 
 from loopai_client import calls
 from loopai_client.calls import Call, EventStream, Paged, Polled, StreamedBatch, TaskReference
-from loopai_client.errors import LoopaiError, UnexpectedAnswer, Unreachable, api_error
+from loopai_client.errors import ApiError, LoopaiError, UnexpectedAnswer, Unreachable, api_error
 from loopai_client.framing import Lines, Windows
 from loopai_client.models import BatchItem, BatchLine, TaskEvent
 from loopai_client.retries import Attempts, Broken
@@ -29,7 +30,6 @@ DEFAULT_URL: Final = "http://127.0.0.1:8080"
 MAX_WAIT_SECONDS: Final = calls.MAX_WAIT_SECONDS
 
 _TIMEOUT_SECONDS = 30.0
-_READ_PATIENCE_SECONDS = 10.0
 _CONNECT_SECONDS = 5.0
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 
@@ -75,12 +75,8 @@ class _Client:
         }
 
     def _attempts(self, call: Call[Any]) -> Attempts:
-        return Attempts(
-            self.url,
-            repeatable=call.repeatable,
-            seconds=None if call.silence_seconds is not None else self._timeout_seconds + call.extra_seconds,
-            patience_seconds=call.silence_seconds or (_READ_PATIENCE_SECONDS if call.method == "GET" else None),
-        )
+        seconds = self._timeout_seconds + call.extra_seconds
+        return Attempts(self.url, repeatable=call.repeatable, seconds=seconds, patience_seconds=call.patience_seconds)
 
 
 class LoopaiClient(_Client):
@@ -185,14 +181,16 @@ class LoopaiClient(_Client):
     def _send(self, call: Call[T]) -> T:
         attempts = self._attempts(call)
         while True:
+            seconds = attempts.attempt_seconds()
             try:
-                response = self._http.request(**_request(call), timeout=_timeouts(attempts.attempt_seconds()))
+                with self._http.stream(**_request(call), timeout=_timeouts(seconds)) as response:
+                    answer = _answer(response, b"".join(_within(seconds, response.iter_bytes())))
             except httpx.TransportError as error:
                 pause = _after(attempts, error)
             else:
-                if _is_answer(call, response):
-                    return _read(call, response)
-                pause = _after_refusal(attempts, response)
+                if _is_answered(call, answer):
+                    return _read(call, answer)
+                pause = _after_refusal(attempts, answer)
             time.sleep(pause)
 
     def _pages(self, paged: Paged[T]) -> Iterator[T]:
@@ -213,7 +211,7 @@ class LoopaiClient(_Client):
 
     def _stream(self, source: _Lines[T]) -> Iterator[T]:
         attempts = self._attempts(source.call())
-        while True:
+        while not source.finished:
             call, lines = source.call(), Lines()
             timeout = _timeouts(attempts.attempt_seconds())
             try:
@@ -221,15 +219,12 @@ class LoopaiClient(_Client):
                     if response.is_success:
                         for chunk in response.iter_bytes():
                             for line in lines.feed(chunk):
-                                if (item := _fed(source, call, response, line)) is not None:
+                                if (item := _fed(source, call, response.status_code, line)) is not None:
                                     attempts.progressed()
                                     yield item
-                        if source.finished:
-                            return
-                        pause = attempts.after(_CUT_OFF)
+                        pause = 0.0 if source.finished else attempts.after(_CUT_OFF)
                     else:
-                        response.read()
-                        pause = _after_refusal(attempts, response)
+                        pause = _after_refusal(attempts, _answer(response, response.read()))
             except httpx.TransportError as error:
                 pause = _after(attempts, error)
             time.sleep(max(pause, source.pause_seconds))
@@ -331,14 +326,15 @@ class AsyncLoopaiClient(_Client):
         while True:
             seconds = attempts.attempt_seconds()
             try:
-                async with _within(seconds):
+                async with _timeout(seconds):
                     response = await self._http.request(**_request(call), timeout=_timeouts(seconds))
+                answer = _answer(response, response.content)
             except httpx.TransportError as error:
                 pause = _after(attempts, error)
             else:
-                if _is_answer(call, response):
-                    return _read(call, response)
-                pause = _after_refusal(attempts, response)
+                if _is_answered(call, answer):
+                    return _read(call, answer)
+                pause = _after_refusal(attempts, answer)
             await asyncio.sleep(pause)
 
     async def _pages(self, paged: Paged[T]) -> AsyncIterator[T]:
@@ -360,7 +356,7 @@ class AsyncLoopaiClient(_Client):
 
     async def _stream(self, source: _Lines[T]) -> AsyncIterator[T]:
         attempts = self._attempts(source.call())
-        while True:
+        while not source.finished:
             call, lines = source.call(), Lines()
             timeout = _timeouts(attempts.attempt_seconds())
             try:
@@ -368,15 +364,12 @@ class AsyncLoopaiClient(_Client):
                     if response.is_success:
                         async for chunk in response.aiter_bytes():
                             for line in lines.feed(chunk):
-                                if (item := _fed(source, call, response, line)) is not None:
+                                if (item := _fed(source, call, response.status_code, line)) is not None:
                                     attempts.progressed()
                                     yield item
-                        if source.finished:
-                            return
-                        pause = attempts.after(_CUT_OFF)
+                        pause = 0.0 if source.finished else attempts.after(_CUT_OFF)
                     else:
-                        await response.aread()
-                        pause = _after_refusal(attempts, response)
+                        pause = _after_refusal(attempts, _answer(response, await response.aread()))
             except httpx.TransportError as error:
                 pause = _after(attempts, error)
             await asyncio.sleep(max(pause, source.pause_seconds))
@@ -422,14 +415,22 @@ def _request(call: Call[Any]) -> dict[str, Any]:
     }
 
 
-def _timeouts(seconds: float | None) -> httpx.Timeout:
-    connect = _CONNECT_SECONDS if seconds is None else min(seconds, _CONNECT_SECONDS)
-    return httpx.Timeout(seconds, connect=connect)
+def _timeouts(seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
+
+
+def _within(seconds: float, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks, for so long; httpx's own time-outs begin anew with every byte."""
+    ends = time.monotonic() + seconds
+    for chunk in chunks:
+        if time.monotonic() > ends:
+            raise httpx.ReadTimeout("")
+        yield chunk
 
 
 @asynccontextmanager
-async def _within(seconds: float | None) -> AsyncIterator[None]:
-    """Ends an attempt as a whole; httpx's own time-outs begin anew with every byte."""
+async def _timeout(seconds: float) -> AsyncIterator[None]:
+    """As :func:`_within`, for all of an attempt."""
     try:
         async with asyncio.timeout(seconds):
             yield
@@ -447,34 +448,46 @@ def _after(attempts: Attempts, error: httpx.TransportError) -> float:
         raise unreachable from error
 
 
-def _after_refusal(attempts: Attempts, response: httpx.Response) -> float:
-    error = api_error(response.status_code, response.reason_phrase, response.content)
-    return attempts.after_refusal(error, response.headers.get("Retry-After"), datetime.now(UTC))
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    reason: str
+    retry_after: str | None
+    body: bytes
+
+    def error(self) -> ApiError:
+        return api_error(self.status, self.reason, self.body)
 
 
-def _is_answer(call: Call[Any], response: httpx.Response) -> bool:
-    return response.is_success or response.status_code in call.also_read
+def _answer(response: httpx.Response, body: bytes) -> _Answer:
+    return _Answer(response.status_code, response.reason_phrase, response.headers.get("Retry-After"), body)
 
 
-def _read(call: Call[T], response: httpx.Response) -> T:
+def _is_answered(call: Call[Any], answer: _Answer) -> bool:
+    return 200 <= answer.status < 300 or answer.status in call.also_read
+
+
+def _after_refusal(attempts: Attempts, answer: _Answer) -> float:
+    return attempts.after_refusal(answer.error(), answer.retry_after, datetime.now(UTC))
+
+
+def _read(call: Call[T], answer: _Answer) -> T:
     try:
-        return call.read(response.content)
+        return call.read(answer.body)
     except (ValueError, RecursionError) as error:
-        if not response.is_success:
-            raise api_error(response.status_code, response.reason_phrase, response.content) from error
-        raise _unexpected(call, response) from error
+        raise _unexpected(call, answer.status) if answer.status < 300 else answer.error() from error
 
 
-def _fed(source: _Lines[T], call: Call[Any], response: httpx.Response, line: bytes) -> T | None:
+def _fed(source: _Lines[T], call: Call[Any], status: int, line: bytes) -> T | None:
     try:
         return source.feed(line)
     except (ValueError, RecursionError) as error:
-        raise _unexpected(call, response) from error
+        raise _unexpected(call, status) from error
 
 
-def _unexpected(call: Call[Any], response: httpx.Response) -> UnexpectedAnswer:
+def _unexpected(call: Call[Any], status: int) -> UnexpectedAnswer:
     message = f"{call.method} {call.path} answered something that is not Loopai's; is the URL right?"
-    return UnexpectedAnswer(response.status_code, message)
+    return UnexpectedAnswer(status, message)
 
 
 async def _each(items: Iterable[BatchItem] | AsyncIterable[BatchItem]) -> AsyncIterator[BatchItem]:

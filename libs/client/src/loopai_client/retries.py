@@ -4,6 +4,7 @@ Tried again is what was never carried out (no connection, or refused before it b
 twice without a difference. Pauses grow with full jitter up to a cap; a call has one deadline for all its attempts.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -31,10 +32,9 @@ class Broken:
 
 
 class Attempts:
-    """The attempts of one call.
+    """The attempts of one call, which have ``seconds`` in all, and ``patience_seconds`` each.
 
-    ``repeatable``: carrying it out twice makes no difference. ``patience_seconds`` bounds an attempt that may be
-    followed by another one. ``seconds`` ``None``: the call has no deadline.
+    ``repeatable``: carrying it out twice makes no difference.
     """
 
     def __init__(
@@ -42,8 +42,8 @@ class Attempts:
         url: str,
         *,
         repeatable: bool,
-        seconds: float | None,
-        patience_seconds: float | None = None,
+        seconds: float,
+        patience_seconds: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -52,21 +52,22 @@ class Attempts:
         self._patience = patience_seconds
         self._clock = clock
         self._chance = chance
-        self._deadline = None if seconds is None else clock() + seconds
+        self._seconds = seconds
+        self._deadline = clock() + seconds
         self._made = 0
 
-    def attempt_seconds(self) -> float | None:
+    def attempt_seconds(self) -> float:
         """Begins an attempt, and says how long it may take; raises :class:`TimedOut` when no time is left."""
         self._made += 1
         left = self._left()
-        if left is not None and left <= 0:
+        if left <= 0:
             raise TimedOut(f"Loopai at {self._url} did not answer in time")
-        bounds = [bound for bound in (left, self._patience) if bound is not None]
-        return min(bounds, default=None)
+        return min(left, self._patience)
 
     def progressed(self) -> None:
-        """The attempt got something done: what follows is counted anew."""
+        """The attempt got something done: what follows is counted anew, and has all of the time."""
         self._made = 0
+        self._deadline = self._clock() + self._seconds
 
     def after(self, broken: Broken) -> float:
         """The pause before the next attempt; raises :class:`Unreachable` when there is none."""
@@ -93,13 +94,12 @@ class Attempts:
         return self._chance() * min(FIRST_PAUSE_SECONDS * float(2**doublings), LONGEST_PAUSE_SECONDS)
 
     def _pause(self, error: LoopaiError, seconds: float, *, again: bool) -> float:
-        left = self._left()
-        if not again or self._made >= MAX_ATTEMPTS or (left is not None and seconds >= left):
+        if not again or self._made >= MAX_ATTEMPTS or seconds >= self._left():
             raise error
         return seconds
 
-    def _left(self) -> float | None:
-        return None if self._deadline is None else self._deadline - self._clock()
+    def _left(self) -> float:
+        return self._deadline - self._clock()
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:

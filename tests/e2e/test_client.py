@@ -10,6 +10,7 @@ import pytest
 
 from loopai_client import AsyncLoopaiClient, BatchItem, LoopaiClient
 from loopai_client.errors import Conflict, InvalidRequest, NotFound, TaskGone
+from loopai_client.framing import MAX_WINDOW_BYTES
 from loopai_client.models import Json
 from tests.support.builders import definition_body
 from tests.support.stack import LocalStack
@@ -36,7 +37,7 @@ async def async_client(stack: LocalStack) -> AsyncIterator[AsyncLoopaiClient]:
 def adder(client: LoopaiClient) -> tuple[str, int]:
     """A task and the version of it that adds one."""
     name = f"client-{uuid4().hex[:8]}"
-    client.create_task(counting(name), wait_seconds=60)
+    client.create_task(counting(name))
     return name, client.upload_artifact(name, CODE).version
 
 
@@ -47,7 +48,7 @@ def counting(name: str) -> dict[str, Json]:
         description="Add one to n.",
         input_schema={"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]},
         output_schema={"type": "integer"},
-        examples=[{"input": {"n": 1}, "output": 2}],
+        examples=[],
     )
 
 
@@ -187,13 +188,21 @@ def test_streamed_batch_takes_no_more_than_a_window_ahead_of_its_results(
         nonlocal taken
         while True:
             taken += 1
-            yield BatchItem({"n": taken})
+            yield BatchItem({"n": taken}, id="x" * 100)
 
     results = client.batch_stream(name, endless(), version=version)
     for expected in range(1, 3001):
         assert next(results).line == expected
-        assert taken - expected <= 1000
+        assert (taken - expected) * 100 < MAX_WINDOW_BYTES
     results.close()  # type: ignore[attr-defined]
+
+
+def test_outputs_that_are_far_larger_than_their_inputs_block_nobody(client: LoopaiClient) -> None:
+    name = f"client-{uuid4().hex[:8]}"
+    client.create_task(definition_body(name=name, input_schema=True, output_schema=True, examples=[]))
+    version = client.upload_artifact(name, "def run(input):\n    return 'x' * 100_000\n").version
+    results = client.batch_stream(name, (BatchItem(n) for n in range(500)), version=version)
+    assert sum(len(result.output) for result in results) == 50_000_000
 
 
 def test_slow_source_gets_each_result_before_its_next_item(client: LoopaiClient, adder: tuple[str, int]) -> None:

@@ -160,9 +160,9 @@ def test_waiting_polls_until_it_is_over_or_too_late() -> None:
     with StubHttpServer(script) as api, LoopaiClient(api.url) as client:
         assert client.wait_for_task("x").status == "ready"
         assert len(api.asked) == 3
-    with StubHttpServer({f"GET {PATH}": generating}) as api, LoopaiClient(api.url) as client:
-        with pytest.raises(TimedOut, match=r"generation takes longer than 0\.2 s"):
-            client.wait_for_task("x", seconds=0.2)
+    late = pytest.raises(TimedOut, match=r"generation takes longer than 0\.2 s")
+    with StubHttpServer({f"GET {PATH}": generating}) as api, LoopaiClient(api.url) as client, late:
+        client.wait_for_task("x", seconds=0.2)
 
 
 @pytest.mark.parametrize("body", ["<html>", "[1]", "{}"])

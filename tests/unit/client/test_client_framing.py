@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopai_client.calls import BatchWindow, StreamedBatch
-from loopai_client.framing import MAX_WINDOW_BYTES, MAX_WINDOW_LINES, EventLines, Lines, Windows, encode_json
+from loopai_client.framing import MAX_WINDOW_BYTES, EventLines, Lines, Windows, encode_json
 from loopai_client.models import BatchItem, TaskEvent
 from tests.support.api_bodies import batch_line
 
@@ -24,7 +24,8 @@ class Clock:
 
 def lines_of(data: bytes, cuts: list[int]) -> list[bytes]:
     """The lines of ``data``, cut into chunks."""
-    framer, found = Lines(), []
+    framer = Lines()
+    found: list[bytes] = []
     bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     for begin, end in pairwise(bounds):
         found += framer.feed(data[begin:end])
@@ -66,17 +67,12 @@ def test_event_that_was_cut_off_leaves_nothing_behind() -> None:
     assert reader.feed(b"") == TaskEvent("message", 2, "6")
 
 
-def test_windows_are_bounded_in_lines_and_in_bytes() -> None:
-    windows = Windows(Clock())
-    closed = [window for _ in range(2 * MAX_WINDOW_LINES + 1) for window in windows.add(b"x\n")]
-    assert [len(window) for window in closed] == [MAX_WINDOW_LINES, MAX_WINDOW_LINES]
-    assert list(windows.rest()) == [[b"x\n"]]
-    assert list(windows.rest()) == []
-
-    half = b"y" * (MAX_WINDOW_BYTES // 2)
+def test_windows_are_bounded_in_bytes() -> None:
+    windows, half = Windows(Clock()), b"y" * (MAX_WINDOW_BYTES // 2)
     closed = [window for line in (half, half, half, half * 8, b"z") for window in windows.add(line)]
     assert closed == [[half, half], [half], [half * 8]]  # one that is too large alone goes alone
     assert list(windows.rest()) == [[b"z"]]
+    assert list(windows.rest()) == []
 
 
 def test_slow_source_gets_its_results_while_it_goes_on() -> None:
@@ -90,10 +86,10 @@ def test_slow_source_gets_its_results_while_it_goes_on() -> None:
 def test_time_that_a_window_takes_does_not_close_the_next_one() -> None:
     clock = Clock()
     windows = Windows(clock)
-    for _ in range(MAX_WINDOW_LINES):
-        for _ in windows.add(b"x"):
-            clock.now += 10
-    assert list(windows.add(b"y")) == []
+    assert list(windows.add(b"x" * MAX_WINDOW_BYTES)) == []
+    for _ in windows.add(b"y"):
+        clock.now += 10
+    assert list(windows.add(b"z")) == []
 
 
 def test_streamed_batch_numbers_its_items_over_all_windows() -> None:

@@ -8,7 +8,6 @@ from typing import Any, Final
 from loopai_client.models import TaskEvent
 
 MAX_WINDOW_BYTES: Final = 64 * 1024
-MAX_WINDOW_LINES: Final = 1000
 MAX_WINDOW_SECONDS: Final = 0.05
 
 
@@ -75,8 +74,8 @@ class EventLines:
 class Windows:
     """Gathers lines for requests that a server can take in whole before it is read from: ``MAX_WINDOW_BYTES``.
 
-    A window is also closed when it holds ``MAX_WINDOW_LINES``, or when the next line comes ``MAX_WINDOW_SECONDS`` after
-    the first could: a source that is slow gets its results while it goes on.
+    A server that is read from only afterwards can then always finish reading. A window is also closed when a line comes
+    ``MAX_WINDOW_SECONDS`` after the first could: a source that is slow gets its results while it goes on.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -91,7 +90,7 @@ class Windows:
             yield from self.rest()
         self._lines.append(line)
         self._size_bytes += len(line)
-        if len(self._lines) >= MAX_WINDOW_LINES or self._clock() - self._opened >= MAX_WINDOW_SECONDS:
+        if self._clock() - self._opened >= MAX_WINDOW_SECONDS:
             yield from self.rest()
 
     def rest(self) -> Iterator[list[bytes]]:

@@ -138,6 +138,18 @@ async def test_events_go_on_after_the_last_one_that_came() -> None:
     assert seen == [None, "3", "0", "3"]
 
 
+@pytest.mark.parametrize(
+    "last", ["id: 9\nevent: task.archived\ndata: {}\n\n", 'event: task\ndata: {"status": "archived"}\n\n', None]
+)
+async def test_events_end_with_the_task(last: str | None) -> None:
+    with StubHttpServer({f"GET {PATH}/events": Answer("", 204) if last is None else Answer(last)}) as api:
+        with LoopaiClient(api.url) as client:
+            assert len(list(client.events("x", last_event_id="9"))) == (last is not None)
+        async with AsyncLoopaiClient(api.url) as other:
+            assert len([event async for event in other.events("x")]) == (last is not None)
+        assert [asked.headers.get("Last-Event-ID") for asked in api.asked] == ["9", None]
+
+
 def test_events_of_a_foreign_server_end() -> None:
     with StubHttpServer({f"GET {PATH}/events": Answer("retry: 1\n<html>\n")}) as api, LoopaiClient(api.url) as client:
         with pytest.raises(Unreachable, match="ended before its end"):

@@ -327,16 +327,16 @@ def metrics() -> Call[str]:
 
 
 class EventStream:
-    """The events of one task, over as many connections as it takes."""
+    """The events of one task, over as many connections as it takes, until the server says that no more will come."""
 
     def __init__(self, task: TaskReference, last_event_id: str | None) -> None:
         self._path = f"{_PREFIX}{_path(task)}/events"
         self._lines = EventLines(last_event_id)
+        self.finished = False
 
-    @property
-    def finished(self) -> bool:
-        """Never: a connection that ended is made again."""
-        return False
+    def answered(self, status: int) -> None:
+        """204 means not to come again (WHATWG HTML, 9.2.3)."""
+        self.finished = status == 204
 
     @property
     def pause_seconds(self) -> float:
@@ -359,8 +359,11 @@ class EventStream:
         )
 
     def feed(self, line: bytes) -> TaskEvent | None:
-        """The event that the line completes, if any."""
-        return self._lines.feed(line)
+        """The event that the line completes, if any; that the task is archived is the last one."""
+        event = self._lines.feed(line)
+        if event is not None and _is_last(event):
+            self.finished = True
+        return event
 
 
 class BatchWindow:
@@ -379,6 +382,9 @@ class BatchWindow:
     def finished(self) -> bool:
         """Whether every line was answered."""
         return self._done == len(self._lines)
+
+    def answered(self, status: int) -> None:
+        """The lines say all there is to know."""
 
     def call(self) -> Call[None]:
         """The request with what is not answered yet. Executions are pure, so it may be carried out twice."""
@@ -448,6 +454,11 @@ def _execution(value: Json, version: int | None, timeout_ms: int | None, force_v
 def _item(item: BatchItem, number: int) -> dict[str, Json]:
     force = {"force_validation": True} if item.force_validation else {}
     return {"id": str(number) if item.id is None else item.id, "input": item.input, **force}
+
+
+def _is_last(event: TaskEvent) -> bool:
+    state = event.data if event.kind == "task" and isinstance(event.data, dict) else {}
+    return event.kind == "task.archived" or state.get("status") == TaskStatus.ARCHIVED
 
 
 def _model(model: type[M]) -> Callable[[bytes], M]:

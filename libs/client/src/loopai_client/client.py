@@ -50,6 +50,8 @@ class _Lines(Protocol[T_co]):
 
     def call(self) -> Call[None]: ...
 
+    def answered(self, status: int) -> None: ...
+
     def feed(self, line: bytes) -> T_co | None: ...
 
 
@@ -138,7 +140,7 @@ class LoopaiClient(_Client):
     metrics = _method(calls.metrics)
 
     def events(self, task: TaskReference, *, last_event_id: str | None = None) -> Iterator[TaskEvent]:
-        """What happens to a task, as it happens, without end; first of all the task as it is, as ``task``.
+        """What happens to a task, as it happens, until it is archived; first of all the task as it is, as ``task``.
 
         A connection that breaks is made again, from the last event that came.
         """
@@ -217,6 +219,7 @@ class LoopaiClient(_Client):
             try:
                 with self._http.stream(**_request(call), timeout=timeout) as response:
                     if response.is_success:
+                        source.answered(response.status_code)
                         for chunk in response.iter_bytes():
                             for line in lines.feed(chunk):
                                 if (item := _fed(source, call, response.status_code, line)) is not None:
@@ -362,6 +365,7 @@ class AsyncLoopaiClient(_Client):
             try:
                 async with self._http.stream(**_request(call), timeout=timeout) as response:
                     if response.is_success:
+                        source.answered(response.status_code)
                         async for chunk in response.aiter_bytes():
                             for line in lines.feed(chunk):
                                 if (item := _fed(source, call, response.status_code, line)) is not None:

@@ -190,8 +190,6 @@ def watch(task: TaskName, url: Url = DEFAULT_URL, as_json: AsJson = False) -> No
         try:
             for event in client.events(task):
                 _print_event(event, as_json=as_json)
-                if event.kind == "task.archived" or event.data.get("status") == TaskStatus.ARCHIVED:
-                    return
         except KeyboardInterrupt:
             return
 

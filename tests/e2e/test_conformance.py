@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from loopai_client.local.key_file import changed_keys
+from loopai_common.keys import Scope, new_key
+from tests.support.service_process import ServiceProcess
 from tests.support.stack import LocalStack
 
 ROOT = Path(__file__).parents[2]
@@ -41,11 +44,22 @@ Prefer = "wait=1"
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_the_product_is_what_its_document_says(stack: LocalStack, tmp_path: Path, version: str) -> None:
+    """Against an api that asks for keys, as the document says."""
+    key, known = new_key([Scope.ADMIN])
+    with changed_keys(tmp_path / "keys.json") as keys:
+        keys[known.id] = known
+    environment = {"LOOPAI_NATS_URL": stack.nats_url, "LOOPAI_API_KEYS_FILE": str(tmp_path / "keys.json")}
+    with ServiceProcess("loopai_api.main", "LOOPAI_API_", tmp_path / "log", environment) as api:
+        _conforms(api.url, key, tmp_path, version)
+
+
+def _conforms(url: str, key: str, tmp_path: Path, version: str) -> None:
     configuration = tmp_path / "schemathesis.toml"
     configuration.write_text(CONFIGURATION)
     command = [
         *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),
-        *("--config-file", str(configuration), "run", f"{stack.base_url}/api/{version}/openapi.json"),
+        *("--config-file", str(configuration), "run", f"{url}/api/{version}/openapi.json"),
+        *("--header", f"Authorization: Bearer {key}"),
         *("--checks", "all", "--phases", "examples,coverage,fuzzing,stateful"),
         *("--max-examples", str(EXAMPLES), "--generation-deterministic"),
         *("--continue-on-failure", "--no-color", "--report-dir", str(tmp_path)),
@@ -53,4 +67,4 @@ def test_the_product_is_what_its_document_says(stack: LocalStack, tmp_path: Path
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert f"Base URL:         {stack.base_url}" in done.stdout
+    assert f"Base URL:         {url}" in done.stdout

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from loopai_client.client import ApiError, LoopaiClient
+from loopai_client.client import LoopaiClient
+from loopai_client.errors import ApiError
 from loopai_client.local.key_file import changed_keys
 from loopai_common.keys import ApiKey, Rate, Scope, new_key
 from tests.e2e.test_lanes import JSON, ORDINARY, without_what_varies

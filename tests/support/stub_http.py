@@ -6,26 +6,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server says: ``body`` is sent as JSON, text as it is."""
+    """What the server says: ``body`` is sent as JSON, text as it is.
+
+    ``cut_off`` closes the connection: ``"before"`` the answer, or ``"after"`` a body that was announced as longer.
+    ``drip_seconds`` passes before each byte of the body, of which there is no end.
+    """
 
     body: Any
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    cut_off: Literal["before", "after"] | None = None
+    drip_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as it arrived; ``body`` is decoded JSON, ``None`` when there was none."""
+    """A request as it arrived; ``body`` is decoded JSON, or text that is none, ``None`` when there was none."""
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: Any
+
+
+def _decoded(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return raw.decode()
 
 
 class StubHttpServer:
@@ -35,6 +48,7 @@ class StubHttpServer:
         self.asked: list[Asked] = []
         self._script = {key: list(value) if isinstance(value, list) else [value] for key, value in script.items()}
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -46,21 +60,37 @@ class StubHttpServer:
             def do_POST(self) -> None:
                 self._answer()
 
+            def do_PATCH(self) -> None:
+                self._answer()
+
+            def do_DELETE(self) -> None:
+                self._answer()
+
             def log_message(self, format: str, *args: Any) -> None:
                 """Says nothing."""
 
             def _answer(self) -> None:
                 length = int(self.headers.get("Content-Length", "0"))
                 raw = self.rfile.read(length)
-                body = json.loads(raw) if raw else None
+                body = _decoded(raw) if raw else None
                 answer = stub._take(Asked(self.command, self.path, dict(self.headers), body))
                 text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
                 content = text.encode()
+                if answer.cut_off == "before":
+                    self.close_connection = True
+                    return
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
+                endless = answer.cut_off or answer.drip_seconds
+                self.send_header("Content-Length", str(len(content) + (1_000_000 if endless else 0)))
                 self.end_headers()
+                self.close_connection = bool(endless)
+                while answer.drip_seconds and not stub._closed.wait(answer.drip_seconds):
+                    try:
+                        self.wfile.write(b" ")
+                    except OSError:
+                        return
                 self.wfile.write(content)
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -86,6 +116,7 @@ class StubHttpServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

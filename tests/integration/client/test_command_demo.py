@@ -7,28 +7,22 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from loopai_client.local.nats_server import free_port
+from tests.support.api_bodies import ARTIFACT, EXECUTION, READINESS, TASK
 from tests.support.stub_http import Answer, StubHttpServer
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("LOOPAI_")}
-TASK: dict[str, Any] = {"id": "t1", "name": "spam-demo-x", "status": "ready", "active_version": 1}
-HAM: dict[str, Any] = {"status": "success", "output": "ham", "error_message": None, "version": 1, "latency_ms": 0.01}
-ARTIFACT: dict[str, Any] = {
-    "version": 1,
-    "status": "active",
-    "size_bytes": 2048,
-    "digest": "sha256:00",
-    "synthesis_strategy": "rule",
-    "confidence_score": 0.5,
-}
+DEMO_TASK = {**TASK, "name": "spam-demo-x"}
+HAM = {**EXECUTION, "output": "ham"}
+RULE = {**ARTIFACT, "size_bytes": 2048, "synthesis_strategy": "rule"}
+PATH = f"/api/v1/tasks/{TASK['id']}"
 SCRIPT: Mapping[str, Answer | list[Answer]] = {
-    "GET /health/ready": Answer({"status": "healthy", "checks": {"nats": {"status": "healthy"}}}),
-    "POST /api/v1/tasks": Answer(TASK, 201),
-    "POST /api/v1/tasks/t1/execute": Answer(HAM),
-    "GET /api/v1/tasks/t1/artifacts/active": Answer(ARTIFACT),
-    "GET /api/v1/tasks/t1/artifacts/active/code": Answer("def run(input):\n    return 'ham'\n"),
+    "GET /health/ready": Answer(READINESS),
+    "POST /api/v1/tasks": Answer(DEMO_TASK, 201),
+    f"POST {PATH}/execute": Answer(HAM),
+    f"GET {PATH}/artifacts/active": Answer(RULE),
+    f"GET {PATH}/artifacts/active/code": Answer("def run(input):\n    return 'ham'\n"),
 }
 
 
@@ -72,7 +66,7 @@ def test_running_product_is_used_and_a_bad_program_exits_1_with_its_figures() ->
 
 
 def test_task_that_fails_is_said_with_its_reason() -> None:
-    failed = {**TASK, "status": "failed", "status_reason": "no generator answered", "active_version": None}
+    failed = {**DEMO_TASK, "status": "failed", "status_reason": "no generator answered", "active_version": None}
     with StubHttpServer({**SCRIPT, "POST /api/v1/tasks": Answer(failed, 201)}) as api:
         done = demo("--url", api.url)
     assert done.returncode == 1
@@ -84,4 +78,4 @@ def test_product_that_is_there_but_not_ready_is_not_replaced() -> None:
     with StubHttpServer({"GET /health/ready": Answer({"status": "unhealthy", "checks": checks}, 503)}) as api:
         done = demo("--url", api.url)
     assert done.returncode == 1
-    assert "not_ready: executor: no executor is running" in done.stderr
+    assert "it cannot work: executor: no executor is running" in done.stderr

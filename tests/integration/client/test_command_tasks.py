@@ -1,41 +1,15 @@
-"""`loopai task` and `loopai execute` as processes, against a real HTTP server that stands for the API."""
+"""`loopai tasks` and `loopai run`, under the names they had first too, against a server that stands for the API."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from loopai_client.local.nats_server import free_port
+from tests.support.api_bodies import ARTIFACT, EXECUTION, TASK
 from tests.support.stub_http import Answer, StubHttpServer
-
-TASK: dict[str, Any] = {
-    "id": "0199f1f0-0000-7000-8000-000000000001",
-    "name": "mood",
-    "description": "The mood of a message.",
-    "status": "ready",
-    "status_reason": None,
-    "active_version": 1,
-    "total_versions": 1,
-    "created_at": "2026-01-02T03:04:05Z",
-}
-ARTIFACT: dict[str, Any] = {
-    "version": 1,
-    "status": "active",
-    "size_bytes": 12345,
-    "digest": "sha256:0123456789abcdef",
-    "synthesis_strategy": "ml",
-    "confidence_score": 0.987,
-}
-EXECUTION: dict[str, Any] = {
-    "status": "success",
-    "output": "happy",
-    "error_message": None,
-    "version": 1,
-    "latency_ms": 0.02,
-}
 
 
 def loopai(*arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
@@ -162,7 +136,9 @@ def test_show_prints_the_task_and_its_versions() -> None:
 
     assert done.returncode == 0
     assert "The mood of a message." in done.stdout
-    assert done.stdout.strip().splitlines()[-1].split() == ["1", "active", "ml", "0.987", "12,345", "0123456789ab"]
+    assert done.stdout.strip().splitlines()[-1].split() == [
+        *("1", "active", "100", "%", "ml", "0.987", "12,345", "0123456789ab")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -191,12 +167,12 @@ def test_execute_prints_structured_output_as_json_and_the_whole_record_when_aske
     assert json.loads(machine.stdout) == result
 
 
-def test_program_that_raises_exits_1_with_its_message() -> None:
+def test_program_that_raises_exits_3_with_its_message() -> None:
     result = {**EXECUTION, "status": "error", "output": None, "error_message": "KeyError: 'text'"}
     with StubHttpServer({"POST /api/v1/tasks/mood/execute": Answer(result)}) as api:
         done = loopai("execute", "mood", "--input", "{}", "--url", api.url)
 
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert "KeyError: 'text'" in done.stderr
 
 
@@ -204,9 +180,9 @@ def test_two_inputs_are_a_usage_error() -> None:
     assert loopai("execute", "mood", "--text", "a", "--input", "1").returncode == 2
 
 
-def test_nobody_at_the_url_exits_3_and_says_how_to_start() -> None:
-    done = loopai("task", "list", "--url", f"http://127.0.0.1:{free_port()}")
-    assert done.returncode == 3
+def test_nobody_at_the_url_exits_4_and_says_how_to_start() -> None:
+    done = loopai("tasks", "list", "--url", f"http://127.0.0.1:{free_port()}")
+    assert done.returncode == 4
     assert "loopai up" in done.stderr
 
 

@@ -10,8 +10,9 @@ from importlib import resources
 from math import ceil
 from typing import Any, Final
 
-from loopai_client.client import MAX_WAIT_SECONDS, Artifact, AsyncLoopaiClient, Task
+from loopai_client.client import MAX_WAIT_SECONDS, AsyncLoopaiClient
 from loopai_client.examples import TEXT_SCHEMA, parse_tsv
+from loopai_client.models import Artifact, Task
 
 ACCURACY_BAR: Final = 0.975
 CONNECTIONS: Final = 4
@@ -19,7 +20,7 @@ CONNECTIONS: Final = 4
 
 _LEARNED_SHARE = 0.8
 _SPLIT_KEY = b"loopai demo"
-_POLL_SECONDS = 1.0
+_LONGEST_GENERATION_SECONDS = 1800.0
 _SHOWN_CODE_LINES = 25
 
 
@@ -104,9 +105,8 @@ def definition(learned: Sequence[Message]) -> dict[str, Any]:
 async def create(client: AsyncLoopaiClient, learned: Sequence[Message]) -> Task:
     """Creates the task and waits for its program; raises :class:`NoProgram` when there will be none."""
     task = await client.create_task(definition(learned), wait_seconds=MAX_WAIT_SECONDS)
-    while task.status == "generating":
-        await asyncio.sleep(_POLL_SECONDS)
-        task = await client.get_task(task.id)
+    if task.status == "generating":
+        task = await client.wait_for_task(task.id, seconds=_LONGEST_GENERATION_SECONDS)
     if task.status != "ready":
         raise NoProgram(f"the task is {task.status}: {task.status_reason or 'no reason given'}")
     return task

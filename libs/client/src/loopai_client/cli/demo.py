@@ -18,11 +18,13 @@ from loopai_client import demo as demonstration
 from loopai_client.cli.options import DEFAULT_URL, AsJson, Url
 from loopai_client.cli.output import Failed, err, failures, out, print_json
 from loopai_client.cli.stack import report_line
-from loopai_client.client import ApiError, Artifact, AsyncLoopaiClient, LoopaiClient, Task, Unreachable
+from loopai_client.client import AsyncLoopaiClient, LoopaiClient
 from loopai_client.demo import ACCURACY_BAR, CONNECTIONS, NoProgram, Scores
+from loopai_client.errors import ApiError, Unreachable
 from loopai_client.local.nats_server import free_port
 from loopai_client.local.stack import Stack, StackSettings
 from loopai_client.local.supervisor import Event, stop_signals, unless
+from loopai_client.models import Artifact, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +84,15 @@ async def _api(url: str, *, quiet: bool) -> AsyncIterator[tuple[str, bool]]:
 
 
 def _answers(url: str) -> bool:
-    """Whether Loopai is there and ready; raises :class:`ApiError` when it is there and not ready."""
+    """Whether Loopai is there and ready; raises :class:`Failed` when it is there and not ready."""
     try:
         with LoopaiClient(url) as client:
-            return client.ready()
-    except Unreachable:
+            readiness = client.readiness()
+    except (Unreachable, ApiError):
         return False
-    except ApiError as error:
-        if error.code == "not_ready":
-            raise
-        return False
+    if not readiness.ready:
+        raise Failed(f"Loopai runs at {url}, but it cannot work: {readiness.missing}")
+    return True
 
 
 async def _demonstrate(client: AsyncLoopaiClient, *, quiet: bool) -> Outcome:
@@ -155,8 +156,8 @@ def _curl(outcome: Outcome) -> str:
 def _as_json(outcome: Outcome) -> dict[str, object]:
     return {
         "url": outcome.url,
-        "task": {"id": outcome.task.id, "name": outcome.task.name},
-        "artifact": outcome.artifact.body,
+        "task": {"id": str(outcome.task.id), "name": outcome.task.name},
+        "artifact": outcome.artifact.model_dump(mode="json", exclude={"code"}),
         "learned": outcome.learned,
         "learning_seconds": outcome.learning_seconds,
         "scores": asdict(outcome.scores),

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from loopai_client.client import ApiError, LoopaiClient, LoopaiError
+from loopai_client.client import LoopaiClient
+from loopai_client.errors import LoopaiError
 
 _TASK = "mood"
 _EXAMPLES = (
@@ -51,5 +52,5 @@ def _exists(url: str) -> bool:
     try:
         with LoopaiClient(url) as client:
             return client.get_task(_TASK).status == "ready"
-    except (ApiError, LoopaiError):
+    except LoopaiError:
         return False

@@ -1,5 +1,6 @@
 """What is given on the command line as JSON, as ``@file``, or as a file of examples. Bad input is a usage error."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,12 @@ def examples_from(path: Path, option: str) -> list[Example]:
     """The examples of a file, see :func:`loopai_client.examples.read_examples`."""
     with _usage_errors(option):
         return read_examples(path)
+
+
+def text_from(path: Path, option: str) -> str:
+    """The text of a file, or of stdin for ``-``."""
+    with _usage_errors(option):
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
 
 
 @contextmanager

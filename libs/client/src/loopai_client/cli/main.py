@@ -2,11 +2,15 @@
 
 import typer
 
-from loopai_client.cli import demo, execute, keys, stack, tasks
+from loopai_client.cli import artifacts, batch, demo, executions, health, keys, run, stack, tasks
 
 app = typer.Typer(
     name="loopai",
     help="A description of a task becomes a small program once; the program then runs millions of times.",
+    epilog=(
+        "Exit codes: 0 done, 1 the request failed, 2 wrong usage, 3 the program failed (or, of a batch, any item), "
+        "4 nobody answers."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -14,15 +18,21 @@ app = typer.Typer(
 app.command("up")(stack.up)
 app.command("down")(stack.down)
 app.command("demo")(demo.demo)
-app.command("execute")(execute.execute)
-app.add_typer(tasks.app, name="task")
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(tasks.app, name="task", hidden=True)  # as it was called at first
+app.command("run")(run.run)
+app.command("execute", hidden=True)(run.run)  # as it was called at first
+app.command("batch")(batch.batch)
+app.add_typer(artifacts.app, name="artifacts")
+app.add_typer(executions.app, name="executions")
+app.command("health")(health.health)
 app.add_typer(keys.app, name="keys")
 
 
-def run() -> None:
+def main() -> None:
     """Entry point of the command."""
     app()
 
 
 if __name__ == "__main__":
-    run()
+    main()

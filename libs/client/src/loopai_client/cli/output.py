@@ -8,17 +8,17 @@ from enum import IntEnum
 from typing import Any
 
 import typer
+from pydantic import BaseModel
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loopai_client.client import ApiError, Unreachable
+from loopai_client.errors import ApiError, LoopaiError, Unreachable
 from loopai_client.local.data_dir import AlreadyRunning, StillRunning
 from loopai_client.local.nats_server import ServerFailed
 from loopai_client.local.ports import PortTaken
 from loopai_client.local.supervisor import StartFailed
-from loopai_common.keys import BadKeyFile
 
 # Where the output goes to a file or a pipe, a table takes the room it needs.
 _PIPE_WIDTH = 1000
@@ -32,18 +32,34 @@ class ExitCode(IntEnum):
 
     OK = 0
     FAILED = 1
+    """The request was refused, or what was asked for could not be done."""
     USAGE = 2
-    UNREACHABLE = 3
+    """The command line, or a file that it names, is wrong."""
+    PROGRAM_FAILED = 3
+    """The program raised or ran out of time; of a batch: at least one item did not succeed, for whatever reason."""
+    UNREACHABLE = 4
+    """Nobody answers at the URL, or not in time."""
 
 
 class Failed(Exception):
     """The command did not do what it was asked for; the message says why."""
 
 
+class ProgramFailed(Exception):
+    """A program did not succeed; the message says how it ended."""
+
+
 def print_json(value: Any) -> None:
-    """One line of JSON on stdout, whole, whatever the width of the terminal."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    """One line of JSON on stdout, whole, whatever the width of the terminal. Models may stand alone or in a list."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=plain) + "\n")
     sys.stdout.flush()
+
+
+def plain(value: object) -> Any:
+    """What the API said, for a model; raises :class:`TypeError` for anything else that JSON does not know."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is no JSON")
 
 
 def table(columns: list[str], rows: list[list[str]]) -> Table:
@@ -56,6 +72,15 @@ def table(columns: list[str], rows: list[list[str]]) -> Table:
     return shown
 
 
+def facts(pairs: dict[str, object]) -> Table:
+    """Names and values below each other; what is ``None`` is left out."""
+    shown = Table.grid(padding=(0, 2))
+    for name, value in pairs.items():
+        if value is not None:
+            shown.add_row(f"[bold]{name}[/bold]", escape(str(value)))
+    return shown
+
+
 @contextmanager
 def failures(*, as_json: bool) -> Iterator[None]:
     """Turns what can go wrong into a readable message on stderr and the right exit code."""
@@ -63,13 +88,23 @@ def failures(*, as_json: bool) -> Iterator[None]:
         yield
     except ApiError as error:
         details = [{"field": d.field, "message": d.message, "code": d.code} for d in error.details]
-        _fail(as_json, ExitCode.FAILED, error.code, error.message, details=details, status=error.status)
+        _fail(
+            as_json,
+            ExitCode.FAILED,
+            error.code,
+            error.message,
+            details=details,
+            status=error.status,
+            trace_id=error.trace_id,
+        )
     except Unreachable as error:
-        _fail(as_json, ExitCode.UNREACHABLE, "unreachable", str(error))
+        _fail(as_json, ExitCode.UNREACHABLE, error.code, error.message)
+    except LoopaiError as error:
+        _fail(as_json, ExitCode.FAILED, error.code, error.message)
+    except ProgramFailed as error:
+        _fail(as_json, ExitCode.PROGRAM_FAILED, "program_failed", str(error))
     except (AlreadyRunning, StillRunning, PortTaken, ServerFailed, StartFailed, Failed) as error:
         _fail(as_json, ExitCode.FAILED, "failed", str(error))
-    except BadKeyFile as error:
-        _fail(as_json, ExitCode.FAILED, "failed", f"this is not a file of API keys: {error}")
     except OSError as error:
         _fail(as_json, ExitCode.FAILED, "failed", f"{error.filename or 'operating system'}: {error.strerror or error}")
 
@@ -82,9 +117,10 @@ def _fail(
     *,
     details: list[dict[str, str]] | None = None,
     status: int | None = None,
+    trace_id: str | None = None,
 ) -> None:
     if as_json:
-        body = {"code": code, "message": message, "details": details or [], "status": status}
+        body = {"code": code, "message": message, "details": details or [], "status": status, "trace_id": trace_id}
         sys.stderr.write(json.dumps({"error": body}, ensure_ascii=False) + "\n")
     else:
         prefix = f"[red]{escape(code)}[/red]: " if status is not None else "[red]loopai:[/red] "

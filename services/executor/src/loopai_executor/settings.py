@@ -58,6 +58,6 @@ class ExecutorSettings(WorkersSettings):
         default=32 * 1024 * 1024, ge=0, description="Source of programs that is kept, so that it is not fetched again."
     )
     max_sampled_per_second: int = Field(
-        default=50, ge=0, description="Executions sampled by chance and recorded, a second; forced ones do not count."
+        default=10, ge=0, description="Executions sampled by chance and recorded, a second; forced ones do not count."
     )
     spare_workers: int = Field(default=2, ge=2, description="Locked workers without a program, kept forked.")

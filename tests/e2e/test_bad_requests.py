@@ -14,7 +14,7 @@ import nats.errors
 import pytest
 
 from tests.support.builders import definition_body
-from tests.support.product import ECHO, V1, V2, Product
+from tests.support.product import ECHO, V1, V2, Product, eventually
 from tests.support.wire import exchange
 
 NOBODY = "01938f5e-3a6b-7c4d-9e1f-2a3b4c5d6e7f"
@@ -332,6 +332,11 @@ async def test_a_task_that_does_not_run_says_why(product: Product) -> None:
     waiting = await product.create(input_schema=True, output_schema=True, examples=[])
     is_error(await product.execute(waiting["id"], 1), 409, "task_not_ready")
     assert (await product.http.delete(f"{V1}/tasks/{waiting['id']}")).status_code == 204
+
+    async def told() -> bool:  # executors learn of it by an event
+        return (await product.execute(waiting["id"], 1)).status_code != 409
+
+    await eventually(told)
     is_error(await product.execute(waiting["id"], 1), 410, "task_archived")
 
 

@@ -85,7 +85,8 @@ class StubHttpServer:
                 endless = answer.cut_off or answer.drip_seconds
                 self.send_header("Content-Length", str(len(content) + (1_000_000 if endless else 0)))
                 self.end_headers()
-                self.close_connection = bool(endless)
+                if endless:
+                    self.close_connection = True
                 while answer.drip_seconds and not stub._closed.wait(answer.drip_seconds):
                     try:
                         self.wfile.write(b" ")

@@ -67,14 +67,9 @@ def _described(method: F, make: Callable[..., Any]) -> F:
 class _Client:
     """What both clients know: where the API is, and what each attempt of a call means."""
 
-    def __init__(self, url: str, api_key: str | None, timeout_seconds: float) -> None:
+    def __init__(self, url: str, timeout_seconds: float) -> None:
         self.url = url.rstrip("/")
         self._timeout_seconds = timeout_seconds
-        self._options: dict[str, Any] = {
-            "base_url": _base_url(self.url),
-            "headers": _authorization(api_key),
-            "trust_env": not _is_loopback(self.url),
-        }
 
     def _attempts(self, call: Call[Any]) -> Attempts:
         seconds = self._timeout_seconds + call.extra_seconds
@@ -92,8 +87,8 @@ class LoopaiClient(_Client):
     def __init__(
         self, url: str = DEFAULT_URL, *, api_key: str | None = None, timeout_seconds: float = _TIMEOUT_SECONDS
     ) -> None:
-        super().__init__(url, api_key, timeout_seconds)
-        self._http = httpx.Client(**self._options)
+        super().__init__(url, timeout_seconds)
+        self._http = httpx.Client(**_transport(self.url, api_key))
 
     @staticmethod
     def _method(make: Callable[P, Call[T]]) -> Callable[Concatenate["LoopaiClient", P], T]:
@@ -239,8 +234,8 @@ class AsyncLoopaiClient(_Client):
     def __init__(
         self, url: str = DEFAULT_URL, *, api_key: str | None = None, timeout_seconds: float = _TIMEOUT_SECONDS
     ) -> None:
-        super().__init__(url, api_key, timeout_seconds)
-        self._http = httpx.AsyncClient(**self._options)
+        super().__init__(url, timeout_seconds)
+        self._http = httpx.AsyncClient(**_transport(self.url, api_key))
 
     @staticmethod
     def _method(make: Callable[P, Call[T]]) -> Callable[Concatenate["AsyncLoopaiClient", P], Coroutine[Any, Any, T]]:
@@ -391,6 +386,15 @@ def _base_url(url: str) -> httpx.URL:
     if parsed.scheme not in {"http", "https"} or not parsed.host:
         raise Unreachable(f"{url} is no URL: it must begin with http:// or https:// and a host")
     return parsed
+
+
+def _transport(url: str, api_key: str | None) -> dict[str, Any]:
+    """How either client is made. The key is in it, so it is kept nowhere else."""
+    return {
+        "base_url": _base_url(url),
+        "headers": _authorization(api_key),
+        "trust_env": not _is_loopback(url),
+    }
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:

@@ -287,7 +287,7 @@ class ActivateRequest(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         strict=True,
-        json_schema_extra={"examples": [{"percentage": 10, "reason": "try it on a tenth", "expected_version": 1}]},
+        json_schema_extra={"examples": [{"percentage": 10, "reason": "try it on a tenth"}]},
     )
 
     percentage: Percentage = 100.0

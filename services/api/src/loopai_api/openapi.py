@@ -82,7 +82,7 @@ def openapi_document(routes: Sequence[APIRoute], version: ApiVersion | None, dep
     for path, operation in _operations(document):
         form = VERSIONS.get(version_named(path) or "")
         _drop_unused_answer(operation)
-        _describe_parameters(operation)
+        _describe_parameters(operation, path)
         _add_any_request(operation)
         if form is not None and form.errors is PROBLEM:
             _as_problems(operation, path)
@@ -141,9 +141,16 @@ def _problem_example(code: str, path: str) -> Document:
 
 
 def _filled(path: str) -> str:
-    for name, (_, example) in _PATH_PARAMETERS.items():
-        path = path.replace(f"{{{name}}}", example)
+    for name in _PATH_PARAMETERS:
+        path = path.replace(f"{{{name}}}", _path_parameter(name, path)[1])
     return path
+
+
+def _path_parameter(name: str, path: str) -> tuple[str, str]:
+    """What a parameter stands for, and an example of it; what is to be activated has a number."""
+    if name == "version" and path.endswith("/activate"):
+        return "A version's number.", "1"
+    return _PATH_PARAMETERS[name]
 
 
 def _operations(document: Document) -> Iterator[tuple[str, Document]]:
@@ -158,11 +165,11 @@ def _drop_unused_answer(operation: Document) -> None:
         del operation["responses"]["422"]
 
 
-def _describe_parameters(operation: Document) -> None:
+def _describe_parameters(operation: Document, path: str) -> None:
     parameters = operation.setdefault("parameters", [])
     for parameter in parameters:
         if parameter["in"] == "path" and parameter["name"] in _PATH_PARAMETERS:
-            parameter["description"], parameter["example"] = _PATH_PARAMETERS[parameter["name"]]
+            parameter["description"], parameter["example"] = _path_parameter(parameter["name"], path)
     parameters.extend({"$ref": f"#/components/parameters/{name}"} for name in _PARAMETERS)
 
 

@@ -19,6 +19,7 @@ from loopai_client.local.data_dir import AlreadyRunning, StillRunning
 from loopai_client.local.nats_server import ServerFailed
 from loopai_client.local.ports import PortTaken
 from loopai_client.local.supervisor import StartFailed
+from loopai_common.keys import BadKeyFile
 
 # Where the output goes to a file or a pipe, a table takes the room it needs.
 _PIPE_WIDTH = 1000
@@ -105,6 +106,8 @@ def failures(*, as_json: bool) -> Iterator[None]:
         _fail(as_json, ExitCode.PROGRAM_FAILED, "program_failed", str(error))
     except (AlreadyRunning, StillRunning, PortTaken, ServerFailed, StartFailed, Failed) as error:
         _fail(as_json, ExitCode.FAILED, "failed", str(error))
+    except BadKeyFile as error:
+        _fail(as_json, ExitCode.FAILED, "failed", f"that is not a file of API keys: {error}")
     except OSError as error:
         _fail(as_json, ExitCode.FAILED, "failed", f"{error.filename or 'operating system'}: {error.strerror or error}")
 

@@ -16,7 +16,7 @@ def event_headers(
     return {
         "ce-specversion": "1.0",
         "ce-id": event_id,
-        "ce-type": subject.replace("loopai.evt.v1.", "loopai.", 1) + ".v1",
+        "ce-type": f"loopai.{'.'.join(subject.split('.')[3:])}.v1",
         "ce-source": f"/loopai/{service}",
         "ce-time": format_timestamp(at),
         "ce-subject": about,

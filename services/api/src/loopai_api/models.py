@@ -227,7 +227,7 @@ class UpdateTaskRequest(TaskChanges):
             "examples": [
                 {
                     "accuracy_target": 0.95,
-                    "examples": [{"input": {"text": "You have won! Call now"}, "output": "spam"}],
+                    "examples": [{"input": {"text": "You have won a prize! Call now"}, "output": "spam"}],
                 }
             ]
         },

@@ -487,3 +487,18 @@ async def test_an_input_nested_deeply_is_answered(product: Product, depth: int) 
         response = await product.http.post(f"{V1}/tasks/{typed['id']}/execute", content=body, headers=JSON)
         assert response.status_code == 400
     assert await product.output(typed["id"], {}) == 1
+
+
+@pytest.mark.both_lanes
+@pytest.mark.parametrize("accept", ["text/html", "application/json;q=0, text/html"])
+async def test_a_client_that_accepts_nothing_of_what_there_is(product: Product, accept: str) -> None:
+    headers = {"Accept": accept}
+    path = f"{V1}/tasks/nobody-here/execute"
+    is_error(await product.http.post(path, json={"input": 1}, headers=headers), 406, "not_acceptable")
+    is_error(await product.http.get(f"{V1}/tasks", headers=headers), 406, "not_acceptable")
+
+
+async def test_a_client_accepts_what_this_operation_does_not_give(http: httpx.AsyncClient) -> None:
+    path = f"{V1}/tasks/nobody-here/artifacts/1/code"
+    is_error(await http.get(path, headers={"Accept": "application/json"}), 406, "not_acceptable")
+    is_error(await http.get(path, headers={"Accept": "text/x-python"}), 404, "task_not_found")

@@ -1,6 +1,7 @@
 """The execution engine with a sender that only remembers."""
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
@@ -66,12 +67,9 @@ def sender() -> RememberingSender:
     return RememberingSender()
 
 
-def make_engine(
-    sender: RememberingSender, *, max_pending: int = 10_000, max_frames: int = 4, queue_seconds: float = 0.5
-) -> ExecutionEngine:
-    engine = ExecutionEngine(
-        sender, ExecutionMetrics(), queue_seconds=queue_seconds, max_pending=max_pending, max_frames=max_frames
-    )
+def make_engine(sender: RememberingSender, **changes: Any) -> ExecutionEngine:
+    options: dict[str, Any] = {"queue_seconds": 0.5, "max_pending": 10_000, "max_frames": 4, **changes}
+    engine = ExecutionEngine(sender, ExecutionMetrics(), **options)
     engine.start()
     return engine
 
@@ -143,7 +141,7 @@ async def test_frames_are_bounded_in_items_and_bytes(sender: RememberingSender) 
 
 
 async def test_load_makes_frames_larger_instead_of_more(sender: RememberingSender) -> None:
-    engine = make_engine(sender, max_frames=2)
+    engine = make_engine(sender, max_frames=2, slot_seconds=60)
     caller = Caller(engine)
     for i in range(2):
         caller.submit(f"first-{i}")

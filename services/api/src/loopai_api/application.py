@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from loopai_api.documentation import add_documentation
 from loopai_api.models import ErrorResponse
+from loopai_api.negotiation import check_acceptable
 from loopai_api.openapi import error_example
 from loopai_api.problems import (
     REFUSAL_KEY,
@@ -44,7 +45,7 @@ def build_application(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        dependencies=[Depends(guard.admit)],
+        dependencies=[Depends(guard.admit), Depends(check_acceptable)],
     )
     app.add_exception_handler(LoopaiError, _on_loopai_error)  # type: ignore[arg-type]  # starlette's handlers are invariant
     app.add_exception_handler(RequestValidationError, _on_invalid_request)  # type: ignore[arg-type]
@@ -137,6 +138,7 @@ _MEANING = {
     401: "There is no API key, or not a valid one.",
     403: "The API key may not do this, or the request did not come over HTTPS.",
     404: "There is no such task, version or execution.",
+    406: "The client accepts nothing of what this operation gives.",
     408: "The request was sent too slowly.",
     409: "It cannot be done in the present state; `code` says which.",
     410: "The task is archived.",

@@ -56,7 +56,7 @@ _PATH_PARAMETERS: Mapping[str, tuple[str, str]] = {
     "task": ("The task's id or its name.", models.EXAMPLE_DEFINITION["name"]),
     "version": ("A version's number, or `active`.", "active"),
 }
-_ANY_REQUEST = ("request_timeout", "headers_too_large", "internal", "overloaded", "https_required")
+_ANY_REQUEST = ("not_acceptable", "request_timeout", "headers_too_large", "internal", "overloaded", "https_required")
 """Codes that every operation can answer with."""
 
 _ANY_KEYED_REQUEST = ("missing_api_key", "invalid_api_key", "insufficient_scope", "rate_limit_exceeded")

@@ -29,6 +29,7 @@ STATUS_BY_CODE: Mapping[str, int] = {
     "unsupported_api_version": 404,
     "not_found": 404,
     "method_not_allowed": 405,
+    "not_acceptable": 406,
     "request_timeout": 408,
     "task_already_exists": 409,
     "task_not_ready": 409,
@@ -85,6 +86,13 @@ class MethodNotAllowed(LoopaiError):
 
     code = "method_not_allowed"
     remedy = "Use a method that the `Allow` header names."
+
+
+class NotAcceptable(LoopaiError):
+    """The request accepts nothing of what the operation gives."""
+
+    code = "not_acceptable"
+    remedy = "Name one of the media types in the message in `Accept`, or leave the header out."
 
 
 class UnsupportedMediaType(LoopaiError):

@@ -2,7 +2,7 @@
 
 Batching adapts by itself. What arrives within one turn of the event loop leaves as one frame, so a request alone
 waits for nobody; when ``max_frames`` young frames are unanswered, what comes next is gathered until one is, so that
-load makes frames larger instead of queues longer. A frame stops counting after ``_SLOT_SECONDS``: slow programs must
+load makes frames larger instead of queues longer. A frame stops counting after ``slot_seconds``: slow programs must
 not hold back others.
 
 Programs are pure, so an execution whose frame was lost (its executor died) is sent once more.
@@ -102,12 +102,14 @@ class ExecutionEngine:
         queue_seconds: float,
         max_pending: int,
         max_frames: int,
+        slot_seconds: float = _SLOT_SECONDS,
     ) -> None:
         self._sender = sender
         self._metrics = metrics
         self._queue_seconds = queue_seconds
         self._max_pending = max_pending
         self._max_frames = max_frames
+        self._slot_seconds = slot_seconds
         self._queue: deque[Execution] = deque()
         self._frames: dict[int, _Frame] = {}
         self._next_frame_id = 0
@@ -229,7 +231,7 @@ class ExecutionEngine:
         self._slots_taken += 1
         self._metrics.frames += 1
         self._metrics.frame_items += count
-        self._loop.call_later(_SLOT_SECONDS, self._release, frame)
+        self._loop.call_later(self._slot_seconds, self._release, frame)
         if self._sweep_handle is None:
             self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
         self._sender.send(frame_id, payload, time.time() + patience)

@@ -35,9 +35,11 @@ _UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"content-encoding", b"pr
 _READ = frozenset(
     {
         *(b"content-type", b"content-length", b"x-correlation-id", b"authorization", b"x-api-key"),
-        *(b"x-forwarded-proto", *_UNUSUAL),
+        *(b"x-forwarded-proto", b"accept", *_UNUSUAL),
     }
 )
+_ACCEPTS_JSON = frozenset({b"*/*", b"application/json", b"application/json, */*", b"application/json, text/plain, */*"})
+"""What clients usually send; about any other ``Accept`` the ordinary lane knows."""
 _HSTS = b"%b: %b\r\n" % HSTS
 
 
@@ -301,6 +303,8 @@ class FastLaneProtocol(LoopaiHttpProtocol):
                 authorization = value
             elif name == b"x-correlation-id":
                 correlation_id = value.decode("latin-1")
+            elif name == b"accept" and value in _ACCEPTS_JSON:
+                pass
             elif name == b"x-api-key" and api_key is None:
                 api_key = value
             elif name == b"x-forwarded-proto" and forwarded_proto is None:

@@ -97,6 +97,7 @@ def _seed(*, head: bytes = b"", body: bytes = _BODIES[0]) -> bytes:
 
 SEEDS = (
     b"\x00\x00" + _seed(),
+    b"\r\xeaExpect:`100-\x00\x00\x00\x00",  # a broken HEAD request was refused with a body
     b"\x00\x00" + _seed() + _seed(head=b"Prefer: x\r\n") + _seed(body=_BODIES[3]),
     b"\x00\x03" + _seed(head=b"Connection: close\r\n") + _seed(),
     b"\x00\x05" + _seed() + b"garbage\r\n\r\n",

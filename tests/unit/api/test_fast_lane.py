@@ -329,3 +329,14 @@ async def test_a_client_that_reads_in_time_is_kept_however_much_is_unsent(engine
         assert not transport.aborted
     transport.unsent = 0
     connection.protocol.connection_lost(None)
+
+
+async def test_a_broken_head_request_is_refused_without_a_body(engine: ExecutionEngine) -> None:
+    connection = Connection(engine, HttpMetrics())
+    head = f"HEAD /api/v1/tasks/{TASK}/execute HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with contextlib.suppress(TypeError):  # the ordinary lane has no application here
+        connection.receive(head.encode() + b"this is no chunk\r\n")
+    status, _, rest = connection.transport.written.partition(b"\r\n")
+    assert status == b"HTTP/1.1 400 Bad Request"
+    assert rest.endswith(b"connection: close\r\n\r\n")
+    assert connection.transport.closing

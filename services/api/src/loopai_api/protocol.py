@@ -259,5 +259,6 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
                 f"x-correlation-id: {trace_id}\r\n"
                 f"x-content-type-options: nosniff\r\ncache-control: no-store\r\n{notice}connection: close\r\n\r\n"
             )
-            self.transport.write(STATUS_LINE[status_of(error)] + head.encode() + body)
+            asked_for_head = self._receiving and self._headers_complete and self.parser.get_method() == b"HEAD"
+            self.transport.write(STATUS_LINE[status_of(error)] + head.encode() + (b"" if asked_for_head else body))
         self.transport.close()

@@ -14,7 +14,7 @@ import pytest
 from loopai_artifact_store import handlers as artifact_store
 from loopai_common.asyncapi import asyncapi_document, message_schemas
 from loopai_common.contracts import subjects
-from loopai_common.contracts.catalogue import CHANNELS, Kind
+from loopai_common.contracts.channels import CHANNELS, Kind
 from loopai_executor import handlers as executor
 from loopai_generator_proxy import handlers as generator_proxy
 

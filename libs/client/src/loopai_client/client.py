@@ -60,7 +60,7 @@ def _described(method: F, make: Callable[..., Any]) -> F:
     update_wrapper(method, make)
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     signature = inspect.Signature([own, *inspect.signature(make).parameters.values()])
-    method.__signature__ = signature  # type: ignore[attr-defined]
+    method.__signature__ = signature  # type: ignore[attr-defined]  # where inspect looks; typeshed does not know it
     return method
 
 

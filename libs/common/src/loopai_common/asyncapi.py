@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from loopai_common import __version__
 from loopai_common.contracts import subjects
-from loopai_common.contracts.catalogue import CHANNELS, PARAMETERS, Channel, Kind, Message
+from loopai_common.contracts.channels import CHANNELS, PARAMETERS, Channel, Kind, Message
 from loopai_common.contracts.execution import BatchResult, ExecutionResult, RejectedExecution
 from loopai_common.contracts.failure import ERROR_CODE_HEADER, ERROR_HEADER, Failure
 

@@ -48,8 +48,8 @@ def build_application(
         dependencies=[Depends(guard.admit), Depends(check_acceptable)],
     )
     app.add_exception_handler(LoopaiError, _on_loopai_error)  # type: ignore[arg-type]  # starlette's handlers are invariant
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)  # type: ignore[arg-type]
-    app.add_exception_handler(HTTPException, _on_http_exception)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)  # type: ignore[arg-type]  # as above
+    app.add_exception_handler(HTTPException, _on_http_exception)  # type: ignore[arg-type]  # as above
     app.add_exception_handler(Exception, _on_unforeseen)
     for router in routers:
         app.include_router(router)

@@ -117,12 +117,6 @@ def parsed(model: type[M], value: dict[str, Any]) -> M:
         raise broken_rules(violations_of(error)) from None
 
 
-def body_of(model: str, *, required: bool, more: dict[str, Any] | None = None) -> dict[str, Any]:
-    """How the OpenAPI document describes a JSON body of this model, and ``more`` bodies by their media types."""
-    schema = {"schema": {"$ref": f"#/components/schemas/{model}"}}
-    return {"required": required, "content": {"application/json": schema, **(more or {})}}
-
-
 def _refuse_compressed(request: Request) -> None:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("send the body uncompressed")

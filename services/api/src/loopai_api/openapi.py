@@ -111,9 +111,10 @@ def openapi_document(routes: Sequence[APIRoute], version: ApiVersion | None, dep
     return document
 
 
-def json_body(model: type[BaseModel]) -> Document:
-    """The ``requestBody`` of a route that reads its body itself."""
-    return {"required": True, "content": {_JSON: {"schema": {"$ref": f"{_SCHEMAS}{model.__name__}"}}}}
+def json_body(model: type[BaseModel], *, required: bool = True, more: Mapping[str, Document] | None = None) -> Document:
+    """The ``requestBody`` of a route that reads its body itself; ``more`` are its other forms, by media type."""
+    schema = {"schema": {"$ref": f"{_SCHEMAS}{model.__name__}"}}
+    return {"required": required, "content": {_JSON: schema, **(more or {})}}
 
 
 def header_references(*names: str) -> Document:

@@ -28,9 +28,9 @@ from loopai_api.routes.changes import change_routes
 from loopai_api.routes.events import event_routes
 from loopai_api.routes.executions import execution_routes
 from loopai_api.routes.health import health_api_routes
+from loopai_api.routes.publishing import publishing_routes
 from loopai_api.routes.records import record_routes
 from loopai_api.routes.tasks import task_routes
-from loopai_api.routes.versions import version_routes
 from loopai_api.security import Guard
 from loopai_api.settings import ApiSettings
 from loopai_api.versions import VERSIONS, deprecation_headers
@@ -113,7 +113,7 @@ def build(settings: ApiSettings, worker: Worker | None = None) -> Edge:
             record_routes(prefix, store),
             batch_routes(prefix, batches),
             artifact_routes(prefix, store),
-            version_routes(prefix, store, programs),
+            publishing_routes(prefix, store, programs),
             health_api_routes(prefix, readiness, registry, siblings),
         ]
 

@@ -9,11 +9,12 @@ from loopai_api.application import errors
 from loopai_api.clients import StoreClient
 from loopai_api.etags import etag, not_modified
 from loopai_api.models import ArtifactListResponse, ArtifactResponse
+from loopai_api.openapi import header_references
 from loopai_api.references import task_reference, version_reference
 from loopai_api.routes.tasks import json_response
 from loopai_common.contracts.artifacts import ListArtifacts
 
-_ETAG: dict[str, Any] = {"ETag": {"$ref": "#/components/headers/ETag"}}
+_ETAG: dict[str, Any] = header_references("ETag")
 _NOT_MODIFIED: dict[str, Any] = {"description": "Not modified.", "headers": _ETAG}
 
 

@@ -20,13 +20,19 @@ from loopai_api.models import (
     EXAMPLE_BATCH_ITEM_FAILURE,
     EXAMPLE_BATCH_ITEM_RESULT,
     BatchStreamOptions,
+    ExecuteBatchRequest,
     ExecuteBatchResponse,
 )
+from loopai_api.openapi import json_body
 from loopai_api.problems import CLIENT_CLOSED_REQUEST, broken_rules
 from loopai_api.protocol import CONNECTION_EXTENSION
 from loopai_api.references import task_reference
 from loopai_common.errors import Violation
 from loopai_common.runtime import context
+
+_ERRORS: tuple[int | str, ...] = (
+    *(400, 404, "artifact_not_found", 408, "task_not_ready", 410, 413, 415, "no_executor", "overloaded", 504),
+)
 
 
 def batch_routes(prefix: str, batches: BatchService) -> APIRouter:
@@ -38,21 +44,7 @@ def batch_routes(prefix: str, batches: BatchService) -> APIRouter:
         summary="Run the program on many inputs",
         response_model=ExecuteBatchResponse,
         responses={
-            **errors(
-                *(
-                    400,
-                    404,
-                    "artifact_not_found",
-                    408,
-                    "task_not_ready",
-                    410,
-                    413,
-                    415,
-                    "no_executor",
-                    "overloaded",
-                    504,
-                )
-            ),
+            **errors(*_ERRORS),
             200: {
                 "description": "The results, in the order of the items.",
                 "content": {
@@ -64,13 +56,9 @@ def batch_routes(prefix: str, batches: BatchService) -> APIRouter:
             },
         },
         openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "application/json": {"schema": {"$ref": "#/components/schemas/ExecuteBatchRequest"}},
-                    NDJSON: _lines("BatchItemRequest", EXAMPLE_BATCH["items"]),
-                },
-            },
+            "requestBody": json_body(
+                ExecuteBatchRequest, more={NDJSON: _lines("BatchItemRequest", EXAMPLE_BATCH["items"])}
+            ),
         },
     )
     async def execute_batch(task: str, request: Request, options: Annotated[BatchStreamOptions, Query()]) -> Response:

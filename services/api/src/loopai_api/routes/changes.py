@@ -5,10 +5,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from loopai_api.application import errors
-from loopai_api.bodies import MAX_TASK_BYTES, body_of, parsed, read_json_object, read_optional_json_object
+from loopai_api.bodies import MAX_TASK_BYTES, parsed, read_json_object, read_optional_json_object
 from loopai_api.clients import StoreClient
 from loopai_api.etags import expected_revisions
 from loopai_api.models import GenerateRequest, GenerateResponse, TaskResponse, UpdateTaskRequest
+from loopai_api.openapi import header_references, json_body
 from loopai_api.references import task_reference
 from loopai_api.routes.headers import ETAG, IF_MATCH
 from loopai_api.routes.tasks import json_response, task_response
@@ -28,7 +29,7 @@ def change_routes(prefix: str, store: StoreClient) -> APIRouter:
             200: {"description": "The task as it is now.", "headers": ETAG},
             **errors(400, 404, 408, 410, 412, 413, 415, 503, 504),
         },
-        openapi_extra={"requestBody": body_of("UpdateTaskRequest", required=True), "parameters": [IF_MATCH]},
+        openapi_extra={"requestBody": json_body(UpdateTaskRequest), "parameters": [IF_MATCH]},
     )
     async def update_task(task: str, request: Request) -> Response:
         """Changes the fields that the body names; `examples` are added to those there are. Send the `ETag` that you
@@ -62,11 +63,11 @@ def change_routes(prefix: str, store: StoreClient) -> APIRouter:
         responses={
             202: {
                 "description": "Under way, and not lost by a restart.",
-                "headers": {"Location": {"description": "The task.", "schema": {"type": "string"}}},
+                "headers": header_references("Location"),
             },
             **errors(400, 404, 408, 410, 413, 415, 503, 504),
         },
-        openapi_extra={"requestBody": body_of("GenerateRequest", required=False)},
+        openapi_extra={"requestBody": json_body(GenerateRequest, required=False)},
     )
     async def generate(task: str, request: Request) -> Response:
         """Has another program written, on the task's examples and those in the body. It becomes the active version when

@@ -12,7 +12,7 @@ from loopai_api.bodies import MAX_TASK_BYTES, parsed, read_json_object
 from loopai_api.clients import StoreClient, TaskWatcher
 from loopai_api.etags import etag, not_modified
 from loopai_api.models import CreateTaskRequest, TaskListResponse, TaskResponse
-from loopai_api.openapi import header_references
+from loopai_api.openapi import header_references, json_body
 from loopai_api.problems import broken_rules
 from loopai_api.references import task_reference
 from loopai_api.routes.headers import ETAG, IDEMPOTENCY_KEY, idempotency_key, wait_seconds
@@ -42,15 +42,12 @@ def task_routes(prefix: str, store: StoreClient, watcher: TaskWatcher) -> APIRou
         responses={
             201: {
                 "description": "Stored; its program is being generated.",
-                "headers": header_references("Location", "Preference-Applied", "ETag"),
+                "headers": {**header_references("Location", "Preference-Applied"), **ETAG},
             },
             **errors(400, "malformed_json", 408, 409, 413, 415, 422, 503, 504),
         },
         openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/CreateTaskRequest"}}},
-            },
+            "requestBody": json_body(CreateTaskRequest),
             "parameters": [
                 {
                     "name": "Prefer",

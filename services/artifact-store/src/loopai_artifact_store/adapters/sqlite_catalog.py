@@ -333,7 +333,7 @@ def _apply(connection: sqlite3.Connection, before: Task, change: Change) -> None
 
 def _find_task(connection: sqlite3.Connection, key: TaskKey) -> Task:
     column = "id" if isinstance(key, UUID) else "name"
-    row = connection.execute(f"SELECT * FROM tasks WHERE {column} = ?", (str(key),)).fetchone()  # noqa: S608
+    row = connection.execute(f"SELECT * FROM tasks WHERE {column} = ?", (str(key),)).fetchone()  # noqa: S608  # as above
     if row is None:
         raise task_not_found(key)
     return _task(row)

@@ -65,20 +65,18 @@ class NatsProgramSource:
         return outcome
 
     async def _ask_for_all(self) -> None:
-        """Asks what is waiting at the end of this turn of the event loop."""
-        questions: list[_Question] = []
+        """Asks what is waiting at the end of this turn of the event loop; nobody is left waiting when that ends."""
+        questions = self._waiting
         try:
-            await asyncio.sleep(0)
-            questions = self._waiting
+            await asyncio.sleep(0)  # what is asked in this turn joins
             self._waiting = []
-            for start in range(0, len(questions), MAX_RESOLVED):
-                await self._ask_together(questions[start : start + MAX_RESOLVED])
-        except asyncio.CancelledError:
-            if not questions:
-                questions, self._waiting = self._waiting, []
+            parts = [questions[start : start + MAX_RESOLVED] for start in range(0, len(questions), MAX_RESOLVED)]
+            await asyncio.gather(*map(self._ask_together, parts))
+        finally:
+            if self._waiting is questions:
+                self._waiting = []
             for question in questions:
                 question.end(StoreUnavailable("the question was given up; try again"))
-            raise
 
     async def _ask_together(self, questions: Sequence[_Question]) -> None:
         outcomes: tuple[ResolvedProgram | Failure, ...] = ()

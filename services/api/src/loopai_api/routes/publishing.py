@@ -9,7 +9,6 @@ from loopai_api.application import errors
 from loopai_api.bodies import (
     MAX_SMALL_BYTES,
     MAX_TASK_BYTES,
-    body_of,
     media_type,
     parsed,
     read_bytes,
@@ -18,6 +17,7 @@ from loopai_api.bodies import (
 )
 from loopai_api.clients import ProgramClient, StoreClient
 from loopai_api.models import ActivateRequest, ActivationListResponse, ArtifactResponse, UploadProgramRequest
+from loopai_api.openapi import header_references, json_body
 from loopai_api.references import task_reference, version_number
 from loopai_api.routes.headers import IDEMPOTENCY_KEY, idempotency_key
 from loopai_api.routes.tasks import json_response
@@ -46,7 +46,7 @@ _SOURCE_OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def version_routes(prefix: str, store: StoreClient, programs: ProgramClient) -> APIRouter:
+def publishing_routes(prefix: str, store: StoreClient, programs: ProgramClient) -> APIRouter:
     """Uploading and activating versions."""
     router = APIRouter(prefix=prefix, tags=["artifacts"])
 
@@ -58,12 +58,12 @@ def version_routes(prefix: str, store: StoreClient, programs: ProgramClient) -> 
         responses={
             201: {
                 "description": "Checked and stored as the next version.",
-                "headers": {"Location": {"description": "The version.", "schema": {"type": "string"}}},
+                "headers": header_references("Location"),
             },
             **errors(400, 404, 408, 410, 413, 415, 422, "no_generator_proxy", "no_executor", 503, 504),
         },
         openapi_extra={
-            "requestBody": body_of("UploadProgramRequest", required=True, more={SOURCE: _SOURCE_BODY}),
+            "requestBody": json_body(UploadProgramRequest, more={SOURCE: _SOURCE_BODY}),
             "parameters": [IDEMPOTENCY_KEY, *_SOURCE_OPTIONS],
         },
     )
@@ -83,7 +83,7 @@ def version_routes(prefix: str, store: StoreClient, programs: ProgramClient) -> 
         summary="Activate a version",
         response_model=ArtifactResponse,
         responses=errors(400, 404, 408, 409, 410, 413, 415, 503, 504),
-        openapi_extra={"requestBody": body_of("ActivateRequest", required=False)},
+        openapi_extra={"requestBody": json_body(ActivateRequest, required=False)},
     )
     async def activate(task: str, version: str, request: Request) -> Response:
         """Makes the version the active one, forward or back. With a `percentage` below 100 the active version stays,

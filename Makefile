@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MEMBERS := libs/common libs/client services/api services/executor services/generator-proxy services/artifact-store services/generator
 STAMP := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help up down demo test check format lint types imports unit contract contracts bench lock clean
@@ -16,9 +18,14 @@ $(STAMP): requirements.lock $(addsuffix /pyproject.toml,$(MEMBERS))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Loopai needs Python 3.11 or newer; try: make PYTHON=python3.12 up"; exit 1; }
 	@echo "Creating $(VENV) (once; a minute or two) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(addprefix -e ,$(MEMBERS))
-	@touch $(STAMP)
+	@$(PIP) --require-hashes -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation $(addprefix -e ,$(MEMBERS))
+	@touch $@
+
+$(DEV): $(STAMP) requirements-dev.lock
+	@echo "Adding the tools for development to $(VENV) (once) ..."
+	@$(PIP) --require-hashes -r requirements-dev.lock
+	@touch $@
 
 up: $(STAMP) ## Run the whole product; Ctrl-C stops it
 	@exec $(BIN)/loopai up $(ARGS)
@@ -29,38 +36,40 @@ down: $(STAMP) ## Stop what `make up` started in another terminal
 demo: $(STAMP) ## Learn a spam filter from real messages and run it
 	@exec $(BIN)/loopai demo $(ARGS)
 
-test: $(STAMP) ## Run every test, against real servers started by the tests
+test: $(DEV) ## Run every test, against real servers started by the tests
 	@$(BIN)/python -m tests.support.run $(ARGS)
 
 check: format lint types imports unit contract ## What a change must pass before it is pushed
 
-format: $(STAMP)
+format: $(DEV)
 	@$(BIN)/ruff format --check .
 
-lint: $(STAMP)
+lint: $(DEV)
 	@$(BIN)/ruff check .
 
-types: $(STAMP)
+types: $(DEV)
 	@$(BIN)/mypy
 
-imports: $(STAMP)
+imports: $(DEV)
 	@$(BIN)/lint-imports
 
-unit: $(STAMP)
+unit: $(DEV)
 	@$(BIN)/pytest -q -n 2 tests/unit
 
-contract: $(STAMP)
+contract: $(DEV)
 	@$(BIN)/pytest -q -n 2 tests/contract
 
-contracts: $(STAMP) ## Write the documents that are made from the code: OpenAPI, AsyncAPI, JSON Schemas, errors
+contracts: $(DEV) ## Write the documents that are made from the code: OpenAPI, AsyncAPI, JSON Schemas, errors
 	@$(BIN)/python -m tests.support.contracts
 
-bench: $(STAMP) ## Measure CPU per request and latencies, beside a baseline
+bench: $(DEV) ## Measure CPU per request and latencies, beside a baseline
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
-lock: ## Renew requirements.lock (needs uv)
+EXPORT := uv export --quiet --no-emit-workspace --no-header --no-annotate
+lock: ## Renew the locks (needs uv): what runs, and what developing takes besides
 	uv lock --upgrade
-	uv export --quiet --no-emit-workspace --no-header --no-annotate --all-groups --output-file requirements.lock
+	$(EXPORT) --no-dev --group build --output-file requirements.lock
+	$(EXPORT) --all-groups --output-file requirements-dev.lock
 
 clean: ## Remove the environment and caches; keeps .loopai
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

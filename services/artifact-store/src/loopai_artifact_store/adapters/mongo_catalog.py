@@ -1,7 +1,7 @@
 """The catalog in MongoDB. Any number of processes on any number of machines may share it.
 
-Whatever changes a task writes the task's own document first, so that of two changes at the same time one has to start
-again. ``position`` in it grows with each, and orders what happened to a task: the parts of its examples, its
+Whatever may change a task writes the task's own document first: of two at the same time one starts again before it has
+read anything. ``position`` in it grows with each, and orders what happened to a task: the parts of its examples, its
 activations, and its events in the outbox. It starts from the clock, so that it orders the outbox over all tasks too,
 as well as clocks can.
 """
@@ -15,7 +15,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from pydantic import TypeAdapter
-from pymongo import DESCENDING, IndexModel
+from pymongo import DESCENDING, IndexModel, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from loopai_artifact_store.adapters.mongo import Document, MongoAdapter, take_page
@@ -100,9 +100,8 @@ class MongoCatalog(MongoAdapter):
             await self._insert(session, "outbox", **_event_document(creation.event), position=position)
             return task.id
 
-        with self._operation("create_task"):
-            async with self._database.turn(task.name):
-                return await self._database.transaction(work)
+        async with self._operation_in_turn("create_task", task.name):
+            return await self._database.transaction(work)
 
     async def change_task(
         self,
@@ -113,7 +112,7 @@ class MongoCatalog(MongoAdapter):
         version: Version | None = None,
     ) -> Change:
         async def work(session: AsyncClientSession) -> Change:
-            known = await self._find_task(key, session)
+            known = await self._hold_task(key, session)
             task = _task(known)
             generation = None if generation_id is None else await self._find_generation(task.id, generation_id, session)
             target = None
@@ -125,9 +124,8 @@ class MongoCatalog(MongoAdapter):
                 await self._apply(session, known, change)
             return change
 
-        with self._operation("change_task"):
-            async with self._database.turn(key):
-                return await self._database.transaction(work)
+        async with self._operation_in_turn("change_task", key):
+            return await self._database.transaction(work)
 
     async def task(self, key: TaskKey) -> Task:
         with self._operation("task"):
@@ -238,11 +236,11 @@ class MongoCatalog(MongoAdapter):
 
     async def _apply(self, session: AsyncClientSession, known: Document, change: Change) -> None:
         task_id = known["_id"]
-        positions = count(max(known["position"], _now()) + 1)
+        positions = count(max(known["position"], _now()))
         examples_at, activated_at = next(positions), next(positions)
         events = [_event_document(event) | {"position": next(positions)} for event in change.events]
-        moved = _task_document(change.task) | {"position": next(positions)}
-        await self._database["tasks"].update_one({"_id": task_id}, {"$set": moved}, session=session)
+        changed = _task_document(change.task) | {"position": next(positions)}
+        await self._database["tasks"].update_one({"_id": task_id}, {"$set": changed}, session=session)
         if change.artifact is not None:
             await self._insert(session, "artifacts", **_artifact_document(task_id, change.artifact))
         activation = change.activation
@@ -270,12 +268,16 @@ class MongoCatalog(MongoAdapter):
     async def _insert(self, session: AsyncClientSession, collection: str, /, **document: Any) -> None:
         await self._database[collection].insert_one(document, session=session)
 
-    async def _find_task(self, key: TaskKey, session: AsyncClientSession | None = None) -> Document:
-        field = "_id" if isinstance(key, UUID) else "name"
-        found = await self._database["tasks"].find_one({field: key}, session=session)
-        if found is None:
-            raise task_not_found(key)
-        return found
+    async def _find_task(self, key: TaskKey) -> Document:
+        return _existing(key, await self._database["tasks"].find_one(_named(key)))
+
+    async def _hold_task(self, key: TaskKey, session: AsyncClientSession) -> Document:
+        """The task, which until the end of the transaction nobody else can hold."""
+        held = {"$inc": {"position": 1}}
+        found = await self._database["tasks"].find_one_and_update(
+            _named(key), held, session=session, return_document=ReturnDocument.AFTER
+        )
+        return _existing(key, found)
 
     async def _find_pointer(self, task_id: TaskId) -> Document:
         # After the versions: one that was active in between then still counts as active, or has been it.
@@ -298,6 +300,16 @@ class MongoCatalog(MongoAdapter):
     ) -> list[Document]:
         pipeline = [{"$match": conditions}, {"$group": {"_id": group, "n": {"$sum": 1}}}]
         return await (await self._database[collection].aggregate(pipeline, session=session)).to_list()
+
+
+def _named(key: TaskKey) -> Document:
+    return {"_id" if isinstance(key, UUID) else "name": key}
+
+
+def _existing(key: TaskKey, found: Document | None) -> Document:
+    if found is None:
+        raise task_not_found(key)
+    return found
 
 
 def _now() -> int:

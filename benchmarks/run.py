@@ -14,6 +14,7 @@ from benchmarks.scenarios import (
     executor_alone,
     half_load,
     many_programs,
+    repositories,
     sandbox,
     serialisation,
     single_program,
@@ -29,6 +30,7 @@ SCENARIOS: Mapping[str, Callable[[Bench], Iterator[Measurement | Figure]]] = {
     many_programs.NAME: many_programs.run,
     sandbox.NAME: sandbox.run,
     serialisation.NAME: serialisation.run,
+    repositories.NAME: repositories.run,
 }
 RESULTS = Path(__file__).with_name("results")
 

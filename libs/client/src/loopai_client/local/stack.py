@@ -117,7 +117,7 @@ def _workers(service: str, workers: int | None) -> dict[str, str]:
 
 
 def _backends(settings: StackSettings) -> dict[str, str]:
-    chosen = {}
+    chosen: dict[str, str] = {}
     if settings.mongo_url is not None:
         chosen |= {"CATALOG": "mongodb", "PROGRAMS": "mongodb", "MONGO_URL": settings.mongo_url}
     if settings.redis_url is not None:

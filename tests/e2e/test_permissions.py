@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from loopai_client.local.nats_server import NatsServer
 from loopai_common.contracts import subjects
 from loopai_common.contracts.channels import CHANNELS
-from loopai_common.permissions import SERVICES, USERS, inbox_prefix, nats_authorization, password_variable
+from loopai_common.permissions import SERVICES, USERS, inbox_prefix, nats_authorization
 from tests.support.product import Product
 from tests.support.stack import LocalStack
 
@@ -48,10 +48,7 @@ UNHEARD = {
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """A server that knows the users; each one's password is its name."""
-    users = nats_authorization()
-    for name in USERS:
-        users = users.replace(f"${password_variable(name)},", f"{json.dumps(name)},")
-    server = NatsServer(tmp_path_factory.mktemp("guarded"), more=users)
+    server = NatsServer(tmp_path_factory.mktemp("guarded"), more=nats_authorization(json.dumps))
     server.start()
     yield server
     server.stop()

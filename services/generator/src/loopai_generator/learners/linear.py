@@ -18,9 +18,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.svm import LinearSVC
 
 from loopai_common.contracts.artifacts import SynthesisStrategy
 from loopai_common.contracts.generation import GenerationRequest
@@ -118,6 +115,9 @@ def feature_matrix(
 ) -> tuple[list[str], Matrix]:
     """All features, sorted, and which example has which: the same whatever the order of sets is."""
     rows = [text_features.features(example.text, size).union(facts(example.input, fields)) for example in examples]
+    # Imported where it is needed, as scikit-learn below: a process that waits for work has not paid for them.
+    from scipy.sparse import csr_matrix
+
     names = sorted(set().union(*rows))
     column = {name: position for position, name in enumerate(names)}
     lengths = [len(row) for row in rows]
@@ -265,6 +265,9 @@ def _many_label_table(model: LinearModel) -> list[str]:
 
 
 def _fitted(rows: Matrix, labels: NDArray[np.int64], *, tolerance: float) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
     classifier = LinearSVC(C=_PENALTY, tol=tolerance, class_weight="balanced", random_state=0)
     with warnings.catch_warnings():
         # A fit that stops at its bound of iterations is judged like any other: by cross-validation.

@@ -247,7 +247,7 @@ def _notes(task: TreeTask) -> tuple[str, ...]:
 
 
 def _fit_one(rows: NDArray[np.float32], targets: NDArray[np.float64], *, least: int, numbers: bool) -> TreeModel:
-    # Imported where they are needed: a process that learns from text never pays for them.
+    # Imported where they are needed: a process that waits for work has not paid for them.
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
     kind = DecisionTreeRegressor if numbers else DecisionTreeClassifier

@@ -97,7 +97,8 @@ def columns_of(inputs: Sequence[JsonValue]) -> tuple[Column, ...]:
         values = tuple(sorted(numbers.get(path, ())))
         if len(values) > 1 or (values and (absent or path in held)):
             columns.append(Number(path, values))
-        columns += [Choice(path, value) for value in _choices(held.get(path, Counter()), absent, len(inputs))]
+        if path in held:
+            columns += [Choice(path, value) for value in _choices(held[path], absent, len(inputs))]
     return tuple(columns)
 
 
@@ -138,16 +139,18 @@ def _ranks(column: Number) -> dict[float, int]:
 
 
 def _choices(counts: Counter[str | bool | None], absent: int, inputs: int) -> list[str | bool | None]:
-    """The values that are common enough to be chosen among, sorted; none when the values are free text."""
-    present = counts.total()
-    if not present or len(counts) > max(2, present / 2):
-        return []
-    common = [(count, value) for value, count in counts.items() if value is not None and count > 1]
-    common.sort(key=lambda pair: (-pair[0], repr(pair[1])))
-    values: list[str | bool | None] = sorted((value for _, value in common[:MAX_CHOICES]), key=repr)
+    """The values that are common enough to be chosen among, sorted; of free text only its absence."""
+    texts = [count for value, count in counts.items() if isinstance(value, str)]
+    free = len(texts) > max(2, sum(texts) / 2)
+    common = [
+        (-count, repr(value), value)
+        for value, count in counts.items()
+        if count > 1 and value is not None and not (free and isinstance(value, str))
+    ]
+    values: list[str | bool | None] = [value for _, _, value in sorted(common)[:MAX_CHOICES]]
     if 0 < counts[None] + absent < inputs:
-        return [None, *values]
-    return values if len(counts) > 1 else []
+        values.append(None)
+    return sorted(values, key=repr) if len(counts) + bool(absent) > 1 else []
 
 
 def _order(path: Path) -> tuple[tuple[str, int], ...]:

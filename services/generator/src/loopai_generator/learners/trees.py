@@ -50,6 +50,7 @@ _SCALE = 1000
 _FEW_NUMBERS = 20
 _MAX_DECIMALS = 6
 _NOT_CLEARLY_WORSE_R2 = 0.01
+_RULES_FROM = 0.5
 _EXACT = 1e-9
 _COMPARED_EXACTLY = (
     "The output is a number that is estimated: unless numbers are compared with a tolerance, few examples will count "
@@ -97,7 +98,7 @@ class TreeLearner:
             strategy=self.strategy,
             confidence=min(1.0, max(0.0, best.score)),
             cross_validation=best.measured,
-            notes=_notes(task),
+            notes=_notes(task, best.measured),
             figures=figures,
         )
 
@@ -170,8 +171,14 @@ def _kinds(task: TreeTask, columns: Sequence[Column]) -> list[tuple[str, Fit]]:
 
 def _simplest_of_the_best(judged: Sequence[_Judged], examples: int) -> _Judged:
     best = max(one.score for one in judged)
-    labels = judged[0].mean_absolute_error is None
-    margin = (best * (1 - best) / examples) ** 0.5 if labels else _NOT_CLEARLY_WORSE_R2
+    if judged[0].mean_absolute_error is None:
+        margin = (best * (1 - best) / examples) ** 0.5
+    else:
+        # Numbers that follow from rules, such as prices, can be met exactly: then this is what counts.
+        exact = max(judged, key=lambda one: one.measured.accuracy)
+        if exact.measured.accuracy >= _RULES_FROM:
+            return exact
+        margin = _NOT_CLEARLY_WORSE_R2
     return next(one for one in judged if one.score >= best - margin)
 
 
@@ -226,7 +233,7 @@ def _unmeasured(
         strategy=TreeLearner.strategy,
         confidence=CONFIDENCE_OF_AN_EXAMPLE * (1 + examples),
         cross_validation=None,
-        notes=(note, *_notes(task)),
+        notes=(note, *_notes(task, None)),
     )
 
 
@@ -237,9 +244,9 @@ def _known(judged: _Judged) -> str:
     return f"In {folds}: R2 {judged.score:.4f}, mean absolute error {judged.mean_absolute_error:.6g}."
 
 
-def _notes(task: TreeTask) -> tuple[str, ...]:
+def _notes(task: TreeTask, measured: CrossValidation | None) -> tuple[str, ...]:
     if task.labels is None:
-        return (_COMPARED_EXACTLY,)
+        return () if measured and measured.accuracy >= _RULES_FROM else (_COMPARED_EXACTLY,)
     missing = len(task.labels) - len(set(task.targets))
     if missing:
         return (f"{missing} of {len(task.labels)} labels have no example, and the program never gives them.",)

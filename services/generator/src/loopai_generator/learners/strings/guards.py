@@ -1,7 +1,7 @@
 """What tells inputs apart: the conditions of branches, and the programs of tasks whose outputs are true or false."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations, pairwise
 
 from loopai_generator.learners.strings.language import Column, Expression, Operation
@@ -19,33 +19,37 @@ class Guards:
     """The conditions that tell some of these inputs from others, the simplest first."""
 
     def __init__(self, inputs: Inputs) -> None:
-        cheapest: dict[Column, Expression] = {}
+        everything = (1 << inputs.size) - 1
+        cheapest: dict[int, Expression] = {}
         for expression, column in _conditions(inputs):
-            for condition, values in ((expression, column), _negated(expression, column)):
-                known = cheapest.get(values)
-                if len(set(values)) == 2 and (known is None or condition.cost < known.cost - 1e-9):
-                    cheapest[values] = condition
-        self._found = sorted(((own, column) for column, own in cheapest.items()), key=lambda pair: pair[0].cost)
+            held = _mask(position for position, value in enumerate(column) if value)
+            opposite = expression.then(Operation("(not ", ")", 0.3))
+            for condition, mask in ((expression, held), (opposite, everything ^ held)):
+                known = cheapest.get(mask)
+                if 0 < mask < everything and (known is None or condition.cost < known.cost - 1e-9):
+                    cheapest[mask] = condition
+        self._found = sorted(((own, mask) for mask, own in cheapest.items()), key=lambda pair: pair[0].cost)
 
-    def between(self, yes: set[int], no: set[int]) -> Expression | None:
+    def between(self, yes: Iterable[int], no: Iterable[int]) -> Expression | None:
         """The simplest condition that holds at all positions in ``yes`` and at none in ``no``."""
-        for expression, column in self._found:
-            if _separates(column, yes, no):
+        wanted, unwanted = _mask(yes), _mask(no)
+        for expression, mask in self._found:
+            if mask & wanted == wanted and not mask & unwanted:
                 return expression
-        for join in (" and ", " or "):
-            for (left, a), (right, b) in combinations(self._found[:_MAX_COMBINED], 2):
-                both = [(x and y) if join == " and " else (x or y) for x, y in zip(a, b, strict=True)]
-                if _separates(tuple(both), yes, no):
+        for (left, a), (right, b) in combinations(self._found[:_MAX_COMBINED], 2):
+            for join, mask in ((" and ", a & b), (" or ", a | b)):
+                if mask & wanted == wanted and not mask & unwanted:
                     return Expression(("(", join, ")"), (left, right), left.cost + right.cost + 1)
         return None
 
 
-def _separates(column: Column, yes: set[int], no: set[int]) -> bool:
-    return all(column[position] for position in yes) and not any(column[position] for position in no)
-
-
-def _negated(expression: Expression, column: Column) -> tuple[Expression, Column]:
-    return expression.then(Operation("(not ", ")", 0.3)), tuple([not value for value in column])
+def _mask(positions: Iterable[int]) -> int:
+    """A set of positions as the bits of a number."""
+    digits = bytearray()
+    for position in positions:
+        digits.extend(b"\0" * (position // 8 + 1 - len(digits)))
+        digits[position // 8] |= 1 << position % 8
+    return int.from_bytes(digits, "little")
 
 
 def _conditions(inputs: Inputs) -> Iterator[tuple[Expression, Column]]:

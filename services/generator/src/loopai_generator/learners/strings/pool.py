@@ -19,7 +19,7 @@ from loopai_generator.learners.strings.positions import cuts, delimiters
 
 _CUT_AGAIN = 150
 _CUT_AT_OFFSETS = 40
-_USUAL_CHARACTERS = 200
+_USUAL_CHARACTERS = 120
 _MAX_PARTS = 12_000
 _CONVERTED = 120
 _REWORDED = 60

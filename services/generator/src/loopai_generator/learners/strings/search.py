@@ -42,6 +42,7 @@ _MAX_KEY_TRIALS = 150
 _MAX_LISTS = 40
 _MAX_CONSTANT_BRANCHES = 3
 _MAX_GROUPS = 6
+_MAX_TRIALS = 10
 _SIMPLE = 4.0
 _READING = 1.0
 """What it costs to read a date, which all of its parts share."""
@@ -54,6 +55,7 @@ class Search:
 
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
+        self._trials = 0
         self._pools: dict[tuple[int, ...], Pool] = {}
         self._rows = [
             [column[position] for column in (*inputs.texts.values(), *inputs.numbers.values())]
@@ -109,7 +111,10 @@ class Search:
         single = self._expression(outputs, everything) or self._lookup(outputs)
         if single is not None:
             return Choice((Branch(None, single),))
+        self._trials = 0
         for groups in self._partitions(outputs):
+            if self._trials > _MAX_TRIALS:
+                break
             branches = self._branches(outputs, groups)
             if branches is not None:
                 return Choice(branches)
@@ -182,15 +187,16 @@ class Search:
 
     def _partitions(self, outputs: Sequence[JsonValue]) -> Iterator[list[list[int]]]:
         """Ways to part the examples into groups that may have an expression each, the largest group first."""
-        texts = ["\n".join([column[p] for column in self._inputs.texts.values()]) for p in range(self._inputs.size)]
+        texts = self._texts
         different = {identity(output) for output in outputs}
         if any(output is None for output in outputs):
             yield _grouped([str(output is None) for output in outputs])
             yield _grouped([f"{output is None} {_marks(text)}" for output, text in zip(outputs, texts, strict=True)])
         if len(different) <= _MAX_CONSTANT_BRANCHES:
             yield _grouped([identity(output) for output in outputs])
-        for shape in (_marks, _words, _shape):
-            yield _grouped([shape(text) for text in texts])
+        yield _grouped([_marks(text) for text in texts])
+        yield _grouped([str(len(text.split())) for text in texts])
+        yield _grouped(self._shapes)
         yield _grouped([f"{_marks(o)}" if isinstance(o, str) else identity(o) for o in outputs])
 
     def _branches(self, outputs: Sequence[JsonValue], groups: list[list[int]]) -> tuple[Branch, ...] | None:
@@ -204,6 +210,7 @@ class Search:
             best: tuple[Expression, set[int]] | None = None
             for group in groups[:_MAX_GROUPS] if len(groups) > 1 else ():
                 own = [position for position in group if position in left]
+                self._trials += 1
                 expression = self._expression(outputs, own) if own else None
                 if expression is not None:
                     right = self._right(expression, outputs) & left
@@ -238,6 +245,14 @@ class Search:
         return tuple(branches)
 
     @cached_property
+    def _texts(self) -> list[str]:
+        return ["\n".join([column[p] for column in self._inputs.texts.values()]) for p in range(self._inputs.size)]
+
+    @cached_property
+    def _shapes(self) -> list[str]:
+        return [_shape(text) for text in self._texts]
+
+    @cached_property
     def _guards(self) -> Guards:
         return Guards(self._inputs)
 
@@ -251,7 +266,7 @@ class Search:
         shapes: dict[str, list[int]] = defaultdict(list)
         for position in positions:
             if position not in known:
-                shapes[_shape("\n".join([column[position] for column in self._inputs.texts.values()]))].append(position)
+                shapes[self._shapes[position]].append(position)
         chosen: list[int] = []
         groups = sorted(shapes.values(), key=lambda group: -len(group))
         for turn in range(_FIRST_SAMPLE):
@@ -294,11 +309,6 @@ def _grouped(keys: Sequence[str]) -> list[list[int]]:
 def _marks(text: str) -> str:
     """The characters in a text that are neither letters nor digits, each once."""
     return "".join(sorted({character for character in text if not character.isalnum()}))
-
-
-def _words(text: str) -> str:
-    """How many words a text has."""
-    return str(len(text.split()))
 
 
 def _shape(text: str) -> str:

@@ -55,6 +55,11 @@ class _Cheapest:
         if known is None or expression.cost < known.cost - 1e-9:
             self.found[column] = expression
 
+    def offer_then(self, expression: Expression, operation: Operation, column: Column) -> None:
+        known = self.found.get(column)
+        if known is None or expression.cost + operation.cost < known.cost - 1e-9:
+            self.found[column] = expression.then(operation)
+
     def by_cost(self) -> list[tuple[Expression, Column]]:
         """The cheapest first; among equals the one that came first."""
         return sorted(((own, column) for column, own in self.found.items()), key=lambda pair: pair[0].cost)
@@ -152,11 +157,10 @@ def _converted(
 
 
 def _cut(parts: _Cheapest, expression: Expression, column: Column, *, absolute: bool) -> None:
-    for operation in cuts(column, absolute=absolute):
-        values = operation.column(column)
-        if values is None or not any(values):
+    for operation, values in cuts(column, absolute=absolute):
+        if not any(values):
             continue
-        parts.offer(expression.then(operation), values)
+        parts.offer_then(expression, operation, values)
         stripped = tuple([text.strip() for text in values])
         if stripped != values and any(stripped):
             parts.offer(expression.then(operation).then(Operation("", ".strip()", 0.1)), stripped)

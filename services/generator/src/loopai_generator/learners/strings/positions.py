@@ -26,6 +26,7 @@ _MAX_DELIMITERS = 28
 _MAX_CHARACTERS = 2000
 _COUNTS = (0, 1, 2, 3, 4, 5, 6, -1, -2, -3)
 _MAX_OFFSET = 8
+_USUAL = " ,;:|=/\t@-_.()#\n"
 
 
 def delimiters(texts: Sequence[str]) -> list[str]:
@@ -42,26 +43,56 @@ def delimiters(texts: Sequence[str]) -> list[str]:
     return [own for _, _, own in sorted(common)[:_MAX_DELIMITERS]]
 
 
-def cuts(column: Column, *, absolute: bool) -> Iterator[Operation]:
-    """The operations that may take a part out of these texts; with absolute positions if asked."""
+def cuts(column: Column, *, absolute: bool) -> Iterator[tuple[Operation, Column]]:
+    """The operations that take a part out of these texts, and the parts; with absolute positions if asked."""
     shortest = min(map(len, column))
+    if not all(map(str.isalnum, column)):
+        yield from _listed(column)
+        for operation in _ends(column):
+            yield from _applied(operation, column)
+    elif not (all(map(str.isdecimal, column)) or all(map(str.isalpha, column))):
+        yield from _tokens(column)
+    if absolute:
+        same = len({len(text) for text in column}) == 1
+        for operation in _slices(min(shortest, _MAX_OFFSET), same=same, length=shortest):
+            yield from _applied(operation, column)
+
+
+def _listed(column: Column) -> Iterator[tuple[Operation, Column]]:
+    """One of the tokens, or of the parts between delimiters."""
+    yield from _tokens(column)
+    yield from _members("", ".split()", 1.0, [text.split() for text in column])
+    for delimiter in delimiters(column):
+        lists = [text.split(delimiter) for text in column]
+        present = min(map(len, lists)) > 1
+        cost = 0.0 if delimiter[0] in _USUAL else 0.1
+        cost += 0.03 * (len(delimiter) - 1) + (0.0 if present else 0.5)
+        yield from _members("", f".split({delimiter!r})", 1.0 + cost, lists)
+        if present:
+            yield from _applied(Operation("", f".split({delimiter!r}, 1)[1]", 1.1 + cost), column)
+            yield from _applied(Operation("", f".rsplit({delimiter!r}, 1)[0]", 1.2 + cost), column)
+
+
+def _tokens(column: Column) -> Iterator[tuple[Operation, Column]]:
     for name, cost in _TOKENS:
         pattern = _pattern(name)
-        least = min(len(pattern.findall(text)) for text in column)
-        for count in _counts(least):
-            yield Operation(f"{name}.findall(", f")[{count}]", cost + _distance(count))
-    least = min(len(text.split()) for text in column)
-    for count in _counts(least):
-        yield Operation("", f".split()[{count}]", 1.0 + _distance(count))
-    for delimiter in delimiters(column):
-        present = min(text.count(delimiter) for text in column)
-        missing = 0.0 if present else 0.5
-        rare = missing + (0.0 if delimiter[0] in " ,;:|=/\t@-_.()#\n" else 0.1) + 0.03 * (len(delimiter) - 1)
-        for count in _counts(present + 1):
-            yield Operation("", f".split({delimiter!r})[{count}]", 1.0 + rare + _distance(count))
-        if present:
-            yield Operation("", f".split({delimiter!r}, 1)[1]", 1.1 + rare)
-            yield Operation("", f".rsplit({delimiter!r}, 1)[0]", 1.2 + rare)
+        if pattern.search(column[0]) is not None:
+            yield from _members(f"{name}.findall(", ")", cost, [pattern.findall(text) for text in column])
+
+
+def _members(before: str, after: str, cost: float, lists: list[list[str]]) -> Iterator[tuple[Operation, Column]]:
+    for count in _counts(min(map(len, lists))):
+        yield Operation(before, f"{after}[{count}]", cost + _distance(count)), tuple([own[count] for own in lists])
+
+
+def _applied(operation: Operation, column: Column) -> Iterator[tuple[Operation, Column]]:
+    values = operation.column(column)
+    if values is not None:
+        yield operation, values
+
+
+def _ends(column: Column) -> Iterator[Operation]:
+    """What is before or behind a kind of characters, or without some."""
     for name in _ENDS:
         pattern = _pattern(name)
         if all(pattern.search(text) for text in column):
@@ -74,8 +105,6 @@ def cuts(column: Column, *, absolute: bool) -> Iterator[Operation]:
     yield Operation("", ".strip()", 0.2)
     yield Operation("NOT_DIGITS.sub('', ", ")", 1.0)
     yield Operation("NOT_ALNUM.sub('', ", ")", 1.3)
-    if absolute:
-        yield from _slices(min(shortest, _MAX_OFFSET), same=len({len(text) for text in column}) == 1, length=shortest)
 
 
 def _slices(offset: int, *, same: bool, length: int) -> Iterator[Operation]:

@@ -83,7 +83,9 @@ def read_label_task(request: GenerationRequest) -> LabelTask:
     """The request as a task of text to label; raises :class:`CannotLearn` when it is something else."""
     inputs = [example.input for example in request.examples]
     outputs = [example.output for example in request.examples]
-    properties = _text_properties(resolved(request.input_schema, request.input_schema), request.input_schema, inputs)
+    properties = _text_properties(
+        resolved_schema(request.input_schema, request.input_schema), request.input_schema, inputs
+    )
     target, label_schema = _label_place(request.output_schema, outputs)
     values = [_label_of(output, target) for output in outputs]
     labels = _labels(label_schema, values)
@@ -131,7 +133,7 @@ def _text_properties(
     declared = declared if isinstance(declared, Mapping) else {}
     names = sorted({name for value in objects for name, held in value.items() if isinstance(held, str)})
     if not objects:
-        names = sorted(name for name, held in declared.items() if resolved(held, root).get("type") == "string")
+        names = sorted(name for name, held in declared.items() if resolved_schema(held, root).get("type") == "string")
     varying = [name for name in names if len({str(value.get(name)) for value in objects}) > 1]
     chosen = varying or names
     if "text" in chosen:
@@ -144,19 +146,19 @@ def _text_properties(
 def _label_place(
     schema: Mapping[str, Any] | bool, outputs: Sequence[JsonValue]
 ) -> tuple[str | None, Mapping[str, Any]]:
-    own = resolved(schema, schema)
+    resolved = resolved_schema(schema, schema)
     if outputs and not any(isinstance(output, dict) for output in outputs):
-        return None, own
-    if not outputs and own.get("type") != "object":
-        return None, own
-    properties = own.get("properties")
+        return None, resolved
+    if not outputs and resolved.get("type") != "object":
+        return None, resolved
+    properties = resolved.get("properties")
     properties = properties if isinstance(properties, Mapping) else {}
     names = {name for output in outputs if isinstance(output, dict) for name in output}
-    names = names or set(own.get("required") or properties)
+    names = names or set(resolved.get("required") or properties)
     if len(names) != 1 or not all(isinstance(output, dict) and output for output in outputs):
         raise CannotLearn("the output has several properties, and only one label can be learned" + _REMEDY)
     name = names.pop()
-    return name, resolved(properties.get(name, {}), schema)
+    return name, resolved_schema(properties.get(name, {}), schema)
 
 
 def _label_of(output: JsonValue, target: str | None) -> JsonValue:
@@ -214,7 +216,7 @@ def _copies_from_input(texts: Sequence[str], values: Sequence[JsonValue]) -> boo
     )
 
 
-def resolved(schema: Any, root: Any) -> Mapping[str, Any]:
+def resolved_schema(schema: Any, root: Any) -> Mapping[str, Any]:
     """``schema`` with a local ``$ref`` followed; anything that is no object schema counts as an empty one."""
     for _ in range(10):
         if not isinstance(schema, Mapping):

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from loopai_common.contracts.artifacts import SynthesisStrategy
 from loopai_common.contracts.generation import GenerationRequest
 from loopai_common.contracts.tasks import Example
-from loopai_generator.domain import CannotLearn, read_label_task, resolved
+from loopai_generator.domain import CannotLearn, read_label_task, resolved_schema
 from loopai_generator.learners.strings import operations
 from loopai_generator.learners.strings.pool import Inputs
 
@@ -73,8 +73,8 @@ def read_string_task(request: GenerationRequest) -> StringTask:
 
 def default_of(schema: Any, root: Any) -> JsonValue:
     """What a program answers where it does not apply: ``None`` if the schema lets it, else the plainest value."""
-    own = resolved(schema, root)
-    choices = [own, *(resolved(other, root) for key in ("anyOf", "oneOf") for other in own.get(key) or ())]
+    own = resolved_schema(schema, root)
+    choices = [own, *(resolved_schema(other, root) for key in ("anyOf", "oneOf") for other in own.get(key) or ())]
     types = {kind for choice in choices for kind in _types(choice)}
     values = own.get("enum") if isinstance(own.get("enum"), list) else [own["const"]] if "const" in own else []
     if values:
@@ -94,13 +94,13 @@ def default_of(schema: Any, root: Any) -> JsonValue:
 
 def schema_of_property(schema: Any, root: Any, name: str) -> Any:
     """The schema of an object's property."""
-    properties = resolved(schema, root).get("properties")
+    properties = resolved_schema(schema, root).get("properties")
     return properties.get(name, {}) if isinstance(properties, Mapping) else {}
 
 
 def schema_of_items(schema: Any, root: Any) -> Any:
     """The schema of an array's items."""
-    return resolved(schema, root).get("items", {})
+    return resolved_schema(schema, root).get("items", {})
 
 
 def _types(schema: Mapping[str, Any]) -> list[str]:
@@ -114,7 +114,7 @@ def _is_classification(request: GenerationRequest) -> bool:
     except CannotLearn:
         return False
     seen = {example.label for example in task.examples}
-    declared = len(task.labels) > len(seen) or "enum" in resolved(request.output_schema, request.output_schema)
+    declared = len(task.labels) > len(seen) or "enum" in resolved_schema(request.output_schema, request.output_schema)
     return declared or len(seen) * 2 <= len(task.examples)
 
 

@@ -83,9 +83,7 @@ def read_label_task(request: GenerationRequest) -> LabelTask:
     """The request as a task of text to label; raises :class:`CannotLearn` when it is something else."""
     inputs = [example.input for example in request.examples]
     outputs = [example.output for example in request.examples]
-    properties = _text_properties(
-        resolved_schema(request.input_schema, request.input_schema), request.input_schema, inputs
-    )
+    properties = _text_properties(_resolved(request.input_schema, request.input_schema), request.input_schema, inputs)
     target, label_schema = _label_place(request.output_schema, outputs)
     values = [_label_of(output, target) for output in outputs]
     labels = _labels(label_schema, values)
@@ -133,7 +131,7 @@ def _text_properties(
     declared = declared if isinstance(declared, Mapping) else {}
     names = sorted({name for value in objects for name, held in value.items() if isinstance(held, str)})
     if not objects:
-        names = sorted(name for name, held in declared.items() if resolved_schema(held, root).get("type") == "string")
+        names = sorted(name for name, held in declared.items() if _resolved(held, root).get("type") == "string")
     varying = [name for name in names if len({str(value.get(name)) for value in objects}) > 1]
     chosen = varying or names
     if "text" in chosen:
@@ -146,7 +144,7 @@ def _text_properties(
 def _label_place(
     schema: Mapping[str, Any] | bool, outputs: Sequence[JsonValue]
 ) -> tuple[str | None, Mapping[str, Any]]:
-    resolved = resolved_schema(schema, schema)
+    resolved = _resolved(schema, schema)
     if outputs and not any(isinstance(output, dict) for output in outputs):
         return None, resolved
     if not outputs and resolved.get("type") != "object":
@@ -158,7 +156,7 @@ def _label_place(
     if len(names) != 1 or not all(isinstance(output, dict) and output for output in outputs):
         raise CannotLearn("the output has several properties, and only one label can be learned" + _REMEDY)
     name = names.pop()
-    return name, resolved_schema(properties.get(name, {}), schema)
+    return name, _resolved(properties.get(name, {}), schema)
 
 
 def _label_of(output: JsonValue, target: str | None) -> JsonValue:
@@ -228,3 +226,6 @@ def resolved_schema(schema: Any, root: Any) -> Mapping[str, Any]:
         for step in reference[2:].split("/"):
             schema = schema.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(schema, Mapping) else None
     return {}
+
+
+_resolved = resolved_schema

@@ -224,7 +224,7 @@ def _copies_from_input(texts: Sequence[str], values: Sequence[JsonValue]) -> boo
     )
 
 
-def _resolved(schema: Any, root: Any) -> Mapping[str, Any]:
+def resolved_schema(schema: Any, root: Any) -> Mapping[str, Any]:
     """``schema`` with a local ``$ref`` followed; anything that is no object schema counts as an empty one."""
     for _ in range(10):
         if not isinstance(schema, Mapping):
@@ -236,3 +236,6 @@ def _resolved(schema: Any, root: Any) -> Mapping[str, Any]:
         for step in reference[2:].split("/"):
             schema = schema.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(schema, Mapping) else None
     return {}
+
+
+_resolved = resolved_schema

@@ -145,8 +145,8 @@ spec:
           {{- if $preStop }}
           lifecycle:
             preStop:
-              exec:
-                command: [sleep, {{ $preStop | quote }}]
+              sleep:
+                seconds: {{ $preStop }}
           {{- end }}
           resources:
             {{- toYaml $values.resources | nindent 12 }}

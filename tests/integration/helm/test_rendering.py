@@ -84,7 +84,7 @@ def test_helm_finds_nothing_to_complain_about(chart: Chart) -> None:
 
 
 @every_values_file
-@pytest.mark.parametrize("version", ["1.29.0", "latest"])
+@pytest.mark.parametrize("version", ["1.30.0", "latest"])
 def test_every_manifest_is_valid_and_has_no_unknown_field(chart: Chart, file: Path, version: str) -> None:
     version = kubernetes_validate.latest_version() if version == "latest" else version
     rendered = chart.render(file=file)
@@ -177,8 +177,8 @@ def test_a_pod_has_the_time_that_its_service_takes_to_stop(chart: Chart, file: P
         pod = deployment["spec"]["template"]["spec"]
         settings = environment(rendered, service)
         grace = int(settings[f"LOOPAI_{service.upper().replace('-', '_')}_SHUTDOWN_GRACE_SECONDS"])
-        pause = container(deployment).get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["", "0"])
-        assert pod["terminationGracePeriodSeconds"] > int(pause[1]) + 2 * grace
+        pause = container(deployment).get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        assert pod["terminationGracePeriodSeconds"] > pause + 2 * grace
     assert "preStop" in container(services(rendered)["api"])["lifecycle"]
 
 

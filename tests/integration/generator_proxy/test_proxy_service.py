@@ -493,7 +493,7 @@ async def test_generator_that_recovers_is_not_noticed(own_nats: NatsServer, tmp_
         await eventually(lambda: around.published, "a version is published")
         assert stub.attempts == 2
         metrics = (await get(f"{process.url}/metrics")).text
-        assert 'loopai_generation_attempts_total{outcome="status_5xx"} 1.0' in metrics
+        assert 'loopai_generation_attempts_total{generator="primary",outcome="status_5xx"} 1.0' in metrics
         assert 'loopai_generations_total{outcome="activated"} 1.0' in metrics
     assert await dead_letters(own_nats) == 0
 

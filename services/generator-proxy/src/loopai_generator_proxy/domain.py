@@ -57,6 +57,21 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+class BreakerState(StrEnum):
+    """Whether calls to a generator are let through: all, none, or the one that finds out."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class GeneratorRole(StrEnum):
+    """Which generator is asked: the one of the settings, or the one that stands in while that one is away."""
+
+    PRIMARY = "primary"
+    FALLBACK = "fallback"
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """What a generator wrote. ``own_confidence`` (0–1) is its own word; ``cost`` is in USD."""

@@ -7,7 +7,7 @@ from loopai_common.contracts.base import GenerationId, TaskId, Version
 from loopai_common.contracts.execution import CheckProgram, CheckReport
 from loopai_common.contracts.generation import GenerateProgram, GenerationRequest
 from loopai_common.contracts.tasks import FailTask, TaskSpecification
-from loopai_generator_proxy.domain import Outcome, Program
+from loopai_generator_proxy.domain import BreakerState, Outcome, Program
 
 
 class Generator(Protocol):
@@ -71,3 +71,16 @@ class Observer(Protocol):
 
     def published(self, accuracy: float) -> None:
         """A program with this accuracy on its examples was stored."""
+
+
+class CallObserver(Protocol):
+    """Is told how calls to one generator go, to count them."""
+
+    def attempted(self, outcome: str, seconds: float) -> None:
+        """An attempt ended."""
+
+    def retried(self) -> None:
+        """An attempt repeats one that failed."""
+
+    def breaker_changed(self, state: BreakerState) -> None:
+        """The circuit breaker went into ``state``."""

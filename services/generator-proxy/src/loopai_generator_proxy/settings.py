@@ -23,6 +23,12 @@ class GeneratorProxySettings(ServiceSettings):
         default=120.0, gt=0, description="How long all attempts together, and the pauses between them, may take."
     )
     retries: int = Field(default=3, ge=0, le=10, description="How often a failed call is tried again.")
+    breaker_failures: int = Field(
+        default=5, ge=1, description="After so many failed calls in a row the generator is left alone for a while."
+    )
+    breaker_open_seconds: float = Field(
+        default=30.0, gt=0, description="How long it is left alone; then one call finds out whether it is back."
+    )
     rounds: int = Field(
         default=3, ge=1, le=10, description="How often a program is asked for until it reaches the accuracy target."
     )

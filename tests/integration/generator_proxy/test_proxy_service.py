@@ -17,9 +17,11 @@ from pydantic import JsonValue
 from loopai_client.local.nats_server import NatsServer, free_port
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
+    ArtifactPage,
     ArtifactStatus,
     GetArtifact,
     Language,
+    ListArtifacts,
     ProgramArtifact,
     PublishArtifact,
     Score,
@@ -94,6 +96,7 @@ class World:
         self.failed: list[FailTask] = []
         self.checks: list[CheckProgram] = []
         self.store_is_away = False
+        self.versions: list[ProgramArtifact] = []
 
     def store(self) -> None:
         @self.bus.on(subjects.TASKS_GET)
@@ -114,6 +117,10 @@ class World:
         async def get_artifact(query: GetArtifact) -> ProgramArtifact:
             of = PublishArtifact(task_id=TaskId(UUID(query.task)), generation_id=GenerationId(new_uuid()), code=ACTIVE)
             return artifact(of).model_copy(update={"code": ACTIVE})
+
+        @self.bus.on(subjects.ARTIFACTS_LIST)
+        async def list_artifacts(query: ListArtifacts) -> ArtifactPage:
+            return ArtifactPage(items=tuple(self.versions))
 
         @self.bus.on(subjects.ARTIFACTS_PUBLISH)
         async def publish(command: PublishArtifact) -> ProgramArtifact:

@@ -5,7 +5,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from loopai_common.runtime.metrics import LATENCY_BUCKETS
-from loopai_generator_proxy.domain import BreakerState, GeneratorRole, Outcome
+from loopai_generator_proxy.domain import BreakerState, GeneratorRole, Outcome, StandIn
 
 _ACCURACY_BUCKETS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99, 1.0)
 _DURATION_BUCKETS = (*LATENCY_BUCKETS, 120.0, 300.0, 600.0)
@@ -79,9 +79,15 @@ class GenerationMetrics:
         )
         self._outcomes = Counter(
             "loopai_generations_total",
-            "Generations, by outcome: activated, draft (below the target), failed, skipped (done before, or no task), "
-            "interrupted (comes again).",
+            "Generations, by outcome: activated, draft (below the target), kept (an earlier version stands in), "
+            "failed, skipped (done before, or no task), interrupted (comes again).",
             ["outcome"],
+            registry=registry,
+        )
+        self._fallbacks = Counter(
+            "loopai_generation_fallbacks_total",
+            "Generations whose generator was unavailable, by what stands in: earlier_version, learner.",
+            ["stand_in"],
             registry=registry,
         )
         self._duration = Histogram(
@@ -111,6 +117,10 @@ class GenerationMetrics:
     def started(self) -> None:
         """A generation began."""
         self._in_flight.inc()
+
+    def fell_back(self, stand_in: StandIn) -> None:
+        """The generator is unavailable, and this is what there is instead."""
+        self._fallbacks.labels(stand_in.value).inc()
 
     def finished(self, outcome: Outcome, seconds: float) -> None:
         """A generation ended."""

@@ -7,7 +7,7 @@ from loopai_common.contracts.base import GenerationId, TaskId, Version
 from loopai_common.contracts.execution import CheckProgram, CheckReport
 from loopai_common.contracts.generation import GenerateProgram, GenerationRequest
 from loopai_common.contracts.tasks import FailTask, TaskSpecification
-from loopai_generator_proxy.domain import BreakerState, Outcome, Program
+from loopai_generator_proxy.domain import BreakerState, Outcome, Program, StandIn
 
 
 class Generator(Protocol):
@@ -36,6 +36,10 @@ class ArtifactStore(Protocol):
         """
         ...
 
+    async def versions(self, task_id: TaskId) -> list[ProgramArtifact]:
+        """The versions of a task without their code, oldest first."""
+        ...
+
     async def version_made(self, command: GenerateProgram) -> Version | None:
         """The version that came of the command already, ``None`` when none did."""
         ...
@@ -62,6 +66,9 @@ class Observer(Protocol):
 
     def started(self) -> None:
         """A generation began."""
+
+    def fell_back(self, stand_in: StandIn) -> None:
+        """The generator is unavailable, and this is what there is instead."""
 
     def finished(self, outcome: Outcome, seconds: float) -> None:
         """A generation ended; called once for each that began."""

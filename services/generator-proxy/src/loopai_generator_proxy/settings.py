@@ -1,6 +1,8 @@
 """Settings of the generator-proxy."""
 
-from pydantic import Field, HttpUrl, SecretStr
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, HttpUrl, SecretStr, model_validator
 
 from loopai_common.runtime.settings import ServiceSettings
 
@@ -15,6 +17,11 @@ class GeneratorProxySettings(ServiceSettings):
     )
     generator_api_key: SecretStr | None = Field(
         default=None, description="Sent to the generator as `Authorization: Bearer …` when set."
+    )
+    fallback_generator_url: Annotated[HttpUrl | None, BeforeValidator(lambda url: url or None)] = Field(
+        default=None,
+        description="Where a built-in generator is, whose learner stands in while the generator is unavailable; empty: "
+        "nothing does.",
     )
     attempt_timeout_seconds: float = Field(
         default=30.0, gt=0, description="How long one call to the generator may take, its whole answer included."
@@ -39,3 +46,9 @@ class GeneratorProxySettings(ServiceSettings):
     patience_seconds: float = Field(
         default=60.0, ge=0, description="How long a generation waits for an executor or the store to come back."
     )
+
+    @model_validator(mode="after")
+    def _asks_nobody_twice(self) -> Self:
+        if self.fallback_generator_url == self.generator_url:
+            raise ValueError("fallback_generator_url must be another generator than generator_url, or empty")
+        return self

@@ -45,6 +45,12 @@ def build(settings: GeneratorProxySettings) -> Starlette:
     key = settings.generator_api_key
     http_generator = HttpGenerator(client, str(settings.generator_url), api_key=key.get_secret_value() if key else None)
     breaker, generator = _resilient(http_generator, settings, metrics.calls_to(GeneratorRole.PRIMARY))
+    readiness = Readiness()
+    fallback = None
+    if settings.fallback_generator_url is not None:
+        learner = HttpGenerator(client, str(settings.fallback_generator_url), api_key=None)
+        _, fallback = _resilient(learner, settings, metrics.calls_to(GeneratorRole.FALLBACK))
+        readiness.add("fallback_generator", learner.check, required=False)
     store = RpcArtifactStore(rpc)
     checker = RpcProgramChecker(rpc, timeout_seconds=settings.check_timeout_seconds)
     generations = Generations(
@@ -52,12 +58,12 @@ def build(settings: GeneratorProxySettings) -> Starlette:
         generator,
         checker,
         metrics,
+        fallback=fallback,
         rounds=settings.rounds,
         concurrency=settings.concurrency,
         patience_seconds=settings.patience_seconds,
     )
 
-    readiness = Readiness()
     readiness.add("nats", partial(_check_connected, bus))
     readiness.add("consumers", partial(_check_consumers, bus), required=False)
     readiness.add("generator", http_generator.check, required=False)

@@ -23,7 +23,8 @@ class StackSettings:
     """What a local stack can be told.
 
     ``https`` says that the environment gives the api a certificate. ``nats_url`` ``None`` starts a server; numbers of
-    workers that are ``None`` are what the environment says, or 1.
+    workers that are ``None`` are what the environment says, or 1. ``generator_url`` is an outside generator; the
+    built-in one stands in while that one is unavailable.
     """
 
     data_dir: Path = DEFAULT_DATA_DIR
@@ -34,6 +35,7 @@ class StackSettings:
     executor_workers: int | None = None
     keys_file: Path | None = None
     https: bool = False
+    generator_url: str | None = None
 
     @property
     def address(self) -> str:
@@ -73,11 +75,12 @@ class Stack:
 
     def _services(self, settings: StackSettings) -> list[ProcessSpec]:
         generator_port = free_port()
+        built_in = f"http://{_LOOPBACK}:{generator_port}"
         return [
             self._service("artifact-store", free_port()),
             self._service("generator", generator_port),
             self._service("executor", free_port(), **_sandbox(), **_workers("executor", settings.executor_workers)),
-            self._service("generator-proxy", free_port(), GENERATOR_URL=f"http://{_LOOPBACK}:{generator_port}"),
+            self._service("generator-proxy", free_port(), **_generators(settings.generator_url, built_in)),
             self._api(settings),
         ]
 
@@ -111,6 +114,12 @@ def sandboxed() -> bool:
 
 def _workers(service: str, workers: int | None) -> dict[str, str]:
     return {} if workers is None else {f"LOOPAI_{service.upper()}_WORKERS": str(workers)}
+
+
+def _generators(outside: str | None, built_in: str) -> dict[str, str]:
+    if outside is None:
+        return {"GENERATOR_URL": built_in}
+    return {"GENERATOR_URL": outside, "LOOPAI_GENERATOR_PROXY_FALLBACK_GENERATOR_URL": built_in}
 
 
 def _sandbox() -> dict[str, str]:

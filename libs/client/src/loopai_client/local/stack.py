@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from loopai_client.local.nats_server import find_nats_server, free_port, nats_config
+from loopai_client.local.data_dir import running_stack
+from loopai_client.local.nats_server import configured_url, find_nats_server, free_port, nats_config
 from loopai_client.local.ports import require_free
 from loopai_client.local.probes import http_ready, nats_ready
 from loopai_client.local.supervisor import ProcessSpec, Report, Supervisor
@@ -67,9 +68,10 @@ class Stack:
         if settings.nats_url is None:
             nats_port = free_port()
             self.nats_url = f"nats://{_LOOPBACK}:{nats_port}"
-            stages.append([_nats(self.data_dir / "nats", nats_port)])
+            stages.append([_nats(self.data_dir, nats_port)])
         else:
             self.nats_url = settings.nats_url
+            _nats_config(self.data_dir).unlink(missing_ok=True)  # of a server that does not run now
         stages.append(self._services(settings))
         self.supervisor = Supervisor(stages, self.logs, report)
 
@@ -126,10 +128,20 @@ def _sandbox() -> dict[str, str]:
     return {} if sandboxed() else {"LOOPAI_EXECUTOR_SANDBOX": "degraded"}
 
 
-def _nats(directory: Path, port: int) -> ProcessSpec:
-    directory.mkdir(parents=True, exist_ok=True)
-    config = directory / "nats-server.conf"
-    config.write_text(nats_config(directory, _LOOPBACK, port))
+def nats_url_of(data_dir: Path) -> str | None:
+    """The NATS server that the running stack of ``data_dir`` started; ``None`` when there is none."""
+    config = _nats_config(data_dir)
+    return configured_url(config.read_text()) if running_stack(data_dir) and config.exists() else None
+
+
+def _nats_config(data_dir: Path) -> Path:
+    return data_dir / "nats" / "nats-server.conf"
+
+
+def _nats(data_dir: Path, port: int) -> ProcessSpec:
+    config = _nats_config(data_dir)
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(nats_config(config.parent, _LOOPBACK, port))
     return ProcessSpec(
         "nats-server", (os.fspath(find_nats_server()), "-c", os.fspath(config)), nats_ready(_LOOPBACK, port)
     )

@@ -25,8 +25,8 @@ class StackSettings:
 
     ``https`` says that the environment gives the api a certificate. ``nats_url`` ``None`` starts a server; numbers of
     workers that are ``None`` are what the environment says, or 1. ``mongo_url`` and ``redis_url`` ``None`` leave to the
-    environment what keeps the data and what caches it, which are files and memory unless it says otherwise. ``generator_url`` is an
-    outside generator; the built-in one stands in while that one is unavailable.
+    environment what keeps the data and what caches it, which are files and memory unless it says otherwise.
+    ``generator_url`` is an outside generator; the built-in one stands in while that one is unavailable.
     """
 
     data_dir: Path = DEFAULT_DATA_DIR
@@ -122,7 +122,7 @@ def _workers(service: str, workers: int | None) -> dict[str, str]:
 
 
 def _backends(settings: StackSettings) -> dict[str, str]:
-    chosen = {}
+    chosen: dict[str, str] = {}
     if settings.mongo_url is not None:
         chosen |= {"CATALOG": "mongodb", "PROGRAMS": "mongodb", "MONGO_URL": settings.mongo_url}
     if settings.redis_url is not None:

@@ -348,7 +348,7 @@ def _previous(last: Round, shown: Sequence[Example]) -> PreviousProgram:
     return PreviousProgram(
         code=last.program.code,
         failures=tuple(
-            FailingCase(input=failure.input, expected=failure.expected, actual=failure.actual)
+            FailingCase(input=failure.input, expected=failure.expected, actual=failure.actual, error=failure.error)
             for failure in last.report.failures
             if (_text(failure.input), _text(failure.expected)) in known
         ),

@@ -1,4 +1,4 @@
-"""What ``docs/generation.md`` tells people to set is what the generator takes."""
+"""What ``docs/generators.md`` tells people to set is what the generator takes."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ import pytest
 from loopai_common.runtime.settings import load_settings
 from loopai_generator.settings import GeneratorSettings
 
-PAGE = (Path(__file__).parents[3] / "docs" / "generation.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "generators.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 
 

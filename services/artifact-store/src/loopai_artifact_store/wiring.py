@@ -11,10 +11,8 @@ from nats.errors import Error as NatsError
 from starlette.applications import Starlette
 
 from loopai_artifact_store import handlers
-from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_storage
 from loopai_artifact_store.adapters.jetstream_events import JetStreamEvents
-from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
-from loopai_artifact_store.adapters.sqlite_executions import SqliteExecutionLog, prepare_executions
+from loopai_artifact_store.backends import open_backends
 from loopai_artifact_store.executions import ExecutionRecords
 from loopai_artifact_store.metrics import StoreMetrics
 from loopai_artifact_store.outbox import Outbox
@@ -27,7 +25,7 @@ from loopai_common.runtime.broker import Bus
 from loopai_common.runtime.health import Readiness
 from loopai_common.runtime.logging import get_logger
 from loopai_common.runtime.metrics import create_registry
-from loopai_common.runtime.service import StartRefused, operations_app
+from loopai_common.runtime.service import operations_app
 
 SERVICE: Final = "artifact-store"
 _OUTBOX_POLL_SECONDS: Final = 1.0
@@ -42,26 +40,12 @@ log = get_logger()
 
 
 def build(settings: ArtifactStoreSettings) -> Starlette:
-    """The service's application; raises :class:`StartRefused` when its data directory cannot be used."""
-    catalog_path = settings.data_dir / "catalog.sqlite3"
-    executions_path = settings.data_dir / "executions.sqlite3"
-    programs_path = settings.data_dir / "artifacts"
-    try:
-        prepare_storage(programs_path)
-        prepare_catalog(catalog_path)
-        prepare_executions(executions_path)
-    except StoreUnavailable as error:
-        raise StartRefused(
-            f"the data directory '{settings.data_dir}' cannot be used: {error.message}; "
-            "make it writable for this user, or set LOOPAI_DATA_DIR to another one"
-        ) from error
-
+    """The service's application; raises ``StartRefused`` when its data cannot be kept as the settings say."""
     registry = create_registry(SERVICE)
     metrics = StoreMetrics(registry)
     bus = Bus(SERVICE, settings, registry)
-    catalog = SqliteCatalog(catalog_path, metrics.timer("catalog", "sqlite"))
-    storage = FileStorage(programs_path, metrics.timer("storage", "files"))
-    executions = SqliteExecutionLog(executions_path, metrics.timer("executions", "sqlite"))
+    backends = open_backends(settings, metrics)
+    catalog, executions, storage = backends.catalog, backends.executions, backends.storage
     records = ExecutionRecords(catalog, executions, kept_for=timedelta(days=settings.executions_kept_days))
     outbox = Outbox(catalog, JetStreamEvents(bus), poll_seconds=_OUTBOX_POLL_SECONDS)
     store = ArtifactStore(catalog, storage, metrics, on_commit=outbox.wake)
@@ -79,8 +63,7 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(catalog.close)
-            stack.push_async_callback(executions.close)
+            await stack.enter_async_context(backends)
             # Before the bus, so that it still delivers while the bus drains.
             for task in (outbox.run(), _count(catalog, metrics), _sweep(store, records)):
                 await stack.enter_async_context(_running(task))

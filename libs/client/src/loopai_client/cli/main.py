@@ -2,7 +2,7 @@
 
 import typer
 
-from loopai_client.cli import artifacts, batch, demo, dlq, executions, health, keys, run, stack, tasks
+from loopai_client.cli import artifacts, batch, demo, deployment, dlq, executions, health, keys, run, stack, tasks
 
 app = typer.Typer(
     name="loopai",
@@ -28,6 +28,7 @@ app.add_typer(executions.app, name="executions")
 app.command("health")(health.health)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(keys.app, name="keys")
+app.command("secrets")(deployment.make)
 
 
 def main() -> None:

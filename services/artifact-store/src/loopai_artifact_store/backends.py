@@ -1,0 +1,70 @@
+"""Which adapters keep the data, by the settings. The composition root, and the commands of an operator, open them."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Self
+
+from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_storage
+from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
+from loopai_artifact_store.adapters.sqlite_executions import SqliteExecutionLog, prepare_executions
+from loopai_artifact_store.metrics import StoreMetrics
+from loopai_artifact_store.ports import ArtifactStorage, Catalog, ExecutionLog
+from loopai_artifact_store.settings import ArtifactStoreSettings, CatalogBackend, ProgramsBackend
+from loopai_common.errors import StoreUnavailable
+from loopai_common.runtime.service import StartRefused
+
+Close = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """What keeps the data, open until the end of ``async with``."""
+
+    catalog: Catalog
+    executions: ExecutionLog
+    storage: ArtifactStorage
+    closing: tuple[Close, ...]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        async with AsyncExitStack() as stack:
+            for close in self.closing:
+                stack.push_async_callback(close)
+
+
+def open_backends(settings: ArtifactStoreSettings, metrics: StoreMetrics) -> Backends:
+    """Prepares what is missing and opens it; raises :class:`StartRefused` with what to do about it."""
+    try:
+        storage, close_storage = _open_storage(settings, metrics)
+        catalog, executions, closing = _open_catalog(settings, metrics)
+    except StoreUnavailable as error:
+        raise StartRefused(
+            f"the data directory '{settings.data_dir}' cannot be used: {error.message}; "
+            "make it writable for this user, or set LOOPAI_DATA_DIR to another one"
+        ) from error
+    return Backends(catalog, executions, storage, (*closing, *close_storage))
+
+
+def _open_catalog(
+    settings: ArtifactStoreSettings, metrics: StoreMetrics
+) -> tuple[Catalog, ExecutionLog, tuple[Close, ...]]:
+    if settings.catalog is CatalogBackend.MONGODB:
+        raise StartRefused("MongoDB is not built yet")
+    catalog_path = settings.data_dir / "catalog.sqlite3"
+    executions_path = settings.data_dir / "executions.sqlite3"
+    prepare_catalog(catalog_path)
+    prepare_executions(executions_path)
+    catalog = SqliteCatalog(catalog_path, metrics.timer("catalog", "sqlite"))
+    executions = SqliteExecutionLog(executions_path, metrics.timer("executions", "sqlite"))
+    return catalog, executions, (catalog.close, executions.close)
+
+
+def _open_storage(settings: ArtifactStoreSettings, metrics: StoreMetrics) -> tuple[ArtifactStorage, tuple[Close, ...]]:
+    if settings.programs is not ProgramsBackend.FILES:
+        raise StartRefused(f"{settings.programs} is not built yet")
+    path = settings.data_dir / "artifacts"
+    prepare_storage(path)
+    return FileStorage(path, metrics.timer("storage", "files")), ()

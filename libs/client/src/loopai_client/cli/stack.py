@@ -47,6 +47,10 @@ def up(
         Path | None,
         typer.Option(envvar="LOOPAI_API_KEYS_FILE", help="File of API keys (see `loopai keys`) that callers need."),
     ] = None,
+    mongo: Annotated[
+        str | None, typer.Option(metavar="URL", help="MongoDB that keeps tasks, programs and records, not files.")
+    ] = None,
+    redis: Annotated[str | None, typer.Option(metavar="URL", help="Redis or Valkey that caches them.")] = None,
     generator: Annotated[
         str | None,
         typer.Option(
@@ -68,8 +72,10 @@ def up(
             api_workers,
             executor_workers,
             keys,
-            _CERTIFICATE in os.environ,
-            generator,
+            https=_CERTIFICATE in os.environ,
+            mongo_url=mongo,
+            redis_url=redis,
+            generator_url=generator,
         )
         with data_dirs.held(settings.data_dir, settings.url):
             stack = Stack(settings, report)

@@ -24,8 +24,9 @@ class StackSettings:
     """What a local stack can be told.
 
     ``https`` says that the environment gives the api a certificate. ``nats_url`` ``None`` starts a server; numbers of
-    workers that are ``None`` are what the environment says, or 1. ``generator_url`` is an outside generator; the
-    built-in one stands in while that one is unavailable.
+    workers that are ``None`` are what the environment says, or 1. ``mongo_url`` and ``redis_url`` ``None`` leave to the
+    environment what keeps the data and what caches it, which are files and memory unless it says otherwise.
+    ``generator_url`` is an outside generator; the built-in one stands in while that one is unavailable.
     """
 
     data_dir: Path = DEFAULT_DATA_DIR
@@ -36,6 +37,8 @@ class StackSettings:
     executor_workers: int | None = None
     keys_file: Path | None = None
     https: bool = False
+    mongo_url: str | None = None
+    redis_url: str | None = None
     generator_url: str | None = None
 
     @property
@@ -79,7 +82,7 @@ class Stack:
         generator_port = free_port()
         built_in = f"http://{_LOOPBACK}:{generator_port}"
         return [
-            self._service("artifact-store", free_port()),
+            self._service("artifact-store", free_port(), **_backends(settings)),
             self._service("generator", generator_port),
             self._service("executor", free_port(), **_sandbox(), **_workers("executor", settings.executor_workers)),
             self._service("generator-proxy", free_port(), **_generators(settings.generator_url, built_in)),
@@ -116,6 +119,15 @@ def sandboxed() -> bool:
 
 def _workers(service: str, workers: int | None) -> dict[str, str]:
     return {} if workers is None else {f"LOOPAI_{service.upper()}_WORKERS": str(workers)}
+
+
+def _backends(settings: StackSettings) -> dict[str, str]:
+    chosen: dict[str, str] = {}
+    if settings.mongo_url is not None:
+        chosen |= {"CATALOG": "mongodb", "PROGRAMS": "mongodb", "MONGO_URL": settings.mongo_url}
+    if settings.redis_url is not None:
+        chosen |= {"CACHE": "redis", "REDIS_URL": settings.redis_url}
+    return {f"LOOPAI_ARTIFACT_STORE_{name}": value for name, value in chosen.items()}
 
 
 def _generators(outside: str | None, built_in: str) -> dict[str, str]:

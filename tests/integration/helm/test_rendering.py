@@ -15,7 +15,7 @@ from loopai_api.settings import ApiSettings
 from loopai_artifact_store.settings import ArtifactStoreSettings
 from loopai_common.contracts import subjects
 from loopai_common.keys import Scope, decode_keys, verified
-from loopai_common.runtime.settings import ServiceSettings, load_settings
+from loopai_common.runtime.settings import ServiceSettings, SettingsError, load_settings
 from loopai_executor.handlers import COMMANDS_CONSUMER
 from loopai_executor.settings import ExecutorSettings
 from loopai_generator.settings import GeneratorSettings
@@ -166,6 +166,8 @@ def test_no_pod_may_do_more_than_a_restricted_one(chart: Chart, file: Path) -> N
 @every_values_file
 def test_the_cluster_sets_no_variables_that_the_services_would_refuse(chart: Chart, file: Path) -> None:
     """A service named loopai-api would give every pod LOOPAI_API_PORT=tcp://… and LOOPAI_API_SERVICE_HOST."""
+    with pytest.raises(SettingsError, match="LOOPAI_API_SERVICE_HOST"):
+        load_settings(ApiSettings, "api", {"LOOPAI_API_SERVICE_HOST": "10.0.0.1"})
     for deployment in services(chart.render(file=file, release="loopai")).values():
         assert deployment["spec"]["template"]["spec"]["enableServiceLinks"] is False
 

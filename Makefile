@@ -89,9 +89,11 @@ lock: ## Renew the locks (needs uv): of the workspace, of developing, and of eac
 	$(EXPORT) --no-dev --group build --output-file requirements.lock
 	$(EXPORT) --all-groups --output-file requirements-dev.lock
 	$(EXPORT) --only-group build --output-file requirements-build.lock
+	$(EXPORT) --no-dev --package loopai-client --output-file libs/client/requirements.lock
 	for service in $(SERVICES); do $(EXPORT) --no-dev --package loopai-$$service --output-file services/$$service/requirements.lock; done
 
 images: ## Build the image of each service, and its -dev variant (needs docker)
+	@docker build $(DOCKER_ARGS) --file libs/client/Dockerfile --tag loopai/cli:$(VERSION) .
 	@for service in $(SERVICES); do \
 	  docker build $(DOCKER_ARGS) --file services/$$service/Dockerfile --target production --tag loopai/$$service:$(VERSION) . && \
 	  docker build $(DOCKER_ARGS) --file services/$$service/Dockerfile --target development --tag loopai/$$service:$(VERSION)-dev . || exit 1; \

@@ -1,6 +1,7 @@
 """The composition root: which adapters the artifact store runs with, and in which order they open and close."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from starlette.applications import Starlette
 
 from loopai_artifact_store import handlers
 from loopai_artifact_store.adapters.jetstream_events import JetStreamEvents
-from loopai_artifact_store.backends import open_backends
+from loopai_artifact_store.backends import Backends, open_backends
 from loopai_artifact_store.executions import ExecutionRecords
 from loopai_artifact_store.metrics import StoreMetrics
 from loopai_artifact_store.outbox import Outbox
@@ -28,6 +29,7 @@ from loopai_common.runtime.metrics import create_registry
 from loopai_common.runtime.service import operations_app
 
 SERVICE: Final = "artifact-store"
+_START_RETRY_SECONDS: Final = 1.0
 _OUTBOX_POLL_SECONDS: Final = 1.0
 _CENSUS_SECONDS: Final = 5.0
 _SWEEP_SECONDS: Final = 3600.0
@@ -44,7 +46,7 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
     registry = create_registry(SERVICE)
     metrics = StoreMetrics(registry)
     bus = Bus(SERVICE, settings, registry)
-    backends = open_backends(settings, metrics)
+    backends = _opened(settings, metrics)
     catalog, executions, storage = backends.catalog, backends.executions, backends.storage
     records = ExecutionRecords(catalog, executions, kept_for=timedelta(days=settings.executions_kept_days))
     outbox = Outbox(catalog, JetStreamEvents(bus), poll_seconds=_OUTBOX_POLL_SECONDS)
@@ -72,6 +74,16 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
             yield
 
     return operations_app(lifespan, readiness, registry)
+
+
+def _opened(settings: ArtifactStoreSettings, metrics: StoreMetrics) -> Backends:
+    # As for NATS: a server that is still starting, or away for a while, is waited for.
+    while True:
+        try:
+            return open_backends(settings, metrics)
+        except StoreUnavailable as error:
+            log.warning("waiting_for_backends", reason=error.message)
+            time.sleep(_START_RETRY_SECONDS)
 
 
 async def _check_connected(bus: Bus) -> None:

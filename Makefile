@@ -3,13 +3,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-MEMBERS := libs/common libs/client services/api services/executor services/generator-proxy services/artifact-store services/generator
+SERVICES := api executor generator-proxy artifact-store generator
+MEMBERS := libs/common libs/client $(addprefix services/,$(SERVICES))
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test check format lint types imports unit contract contracts servers bench lock clean
+.PHONY: help up down demo test check format lint types imports unit contract contracts servers images bench lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -76,10 +78,18 @@ bench: $(DEV) ## Measure CPU per request and latencies, beside a baseline
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 EXPORT := uv export --quiet --no-emit-workspace --no-header --no-annotate
-lock: ## Renew the locks (needs uv): what runs, and what developing takes besides
+lock: ## Renew the locks (needs uv): of the workspace, of developing, and of each service's image
 	uv lock --upgrade
 	$(EXPORT) --no-dev --group build --output-file requirements.lock
 	$(EXPORT) --all-groups --output-file requirements-dev.lock
+	$(EXPORT) --only-group build --output-file requirements-build.lock
+	for service in $(SERVICES); do $(EXPORT) --no-dev --package loopai-$$service --output-file services/$$service/requirements.lock; done
+
+images: ## Build the image of each service, and its -dev variant (needs docker)
+	@for service in $(SERVICES); do \
+	  docker build $(DOCKER_ARGS) --file services/$$service/Dockerfile --target production --tag loopai/$$service:$(VERSION) . && \
+	  docker build $(DOCKER_ARGS) --file services/$$service/Dockerfile --target development --tag loopai/$$service:$(VERSION)-dev . || exit 1; \
+	done
 
 clean: ## Remove the environment and caches; keeps .loopai
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

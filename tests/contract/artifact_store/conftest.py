@@ -1,7 +1,6 @@
 """Every adapter of a port, so that one suite runs against all of them."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from loopai_artifact_store.ports import ArtifactStorage, Cache, Catalog, Executi
 from loopai_artifact_store.service import ArtifactStore
 from tests.contract.artifact_store.builders import (
     cache_metrics,
+    mongodb_of,
     open_executions,
     open_files,
     open_redis,
@@ -24,39 +24,52 @@ from tests.contract.artifact_store.builders import (
 )
 
 
-@pytest.fixture(params=["memory", "sqlite", "cached"])
+@pytest.fixture(params=["memory", "sqlite", "mongodb", "cached"])
 async def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Catalog]:
-    if request.param == "memory":
-        yield MemoryCatalog()
-        return
-    async with AsyncExitStack() as stack:
-        if request.param == "sqlite":
+    match request.param:
+        case "memory":
+            yield MemoryCatalog()
+        case "mongodb":
+            async with mongodb_of(request.getfixturevalue("mongo")) as opened:
+                yield opened.catalog
+        case "cached":
+            redis = open_redis(request.getfixturevalue("valkey").url)
+            reads = reads_through(redis)
+            yield CachedCatalog(MemoryCatalog(), reads)
+            await reads.close()
+            await redis.close()
+        case _:
             sqlite = open_sqlite(tmp_path)
-            stack.push_async_callback(sqlite.close)
             yield sqlite
-            return
-        redis = open_redis(request.getfixturevalue("valkey").url)
-        stack.push_async_callback(redis.close)
-        reads = reads_through(redis)
-        stack.push_async_callback(reads.close)
-        yield CachedCatalog(MemoryCatalog(), reads)
+            await sqlite.close()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "mongodb"])
 async def execution_log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ExecutionLog]:
-    if request.param == "memory":
-        yield MemoryExecutionLog()
-        return
-    sqlite = open_executions(tmp_path)
-    yield sqlite
-    await sqlite.close()
+    match request.param:
+        case "memory":
+            yield MemoryExecutionLog()
+        case "mongodb":
+            async with mongodb_of(request.getfixturevalue("mongo")) as opened:
+                yield opened.executions
+        case _:
+            sqlite = open_executions(tmp_path)
+            yield sqlite
+            await sqlite.close()
 
 
-@pytest.fixture(params=["memory", "files", "cached"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStorage:
-    if request.param == "cached":
-        return CachedStorage(MemoryStorage(), reads_through())
-    return MemoryStorage() if request.param == "memory" else open_files(tmp_path)
+@pytest.fixture(params=["memory", "files", "mongodb", "cached"])
+async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ArtifactStorage]:
+    match request.param:
+        case "memory":
+            yield MemoryStorage()
+        case "mongodb":
+            async with mongodb_of(request.getfixturevalue("mongo")) as opened:
+                yield opened.storage
+        case "cached":
+            yield CachedStorage(MemoryStorage(), reads_through())
+        case _:
+            yield open_files(tmp_path)
 
 
 @pytest.fixture(params=["memory", "redis"])

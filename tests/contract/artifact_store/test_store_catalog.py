@@ -69,6 +69,8 @@ class TestCreatingTasks:
             accuracy_target=0.75,
             latency_target_ms=20,
             sampling_rate=0.0,
+            comparison="fuzzy",
+            comparison_threshold=0.6,
         )
         created = await store.create_task(creating().model_copy(update={"definition": said}))
         kept = await store.get_task(GetTask(task=said.name))
@@ -96,6 +98,13 @@ class TestCreatingTasks:
         first = await store.create_task(command)
         assert (await store.create_task(command)).id == first.id
         assert await events_of(catalog) == [subjects.TASK_CREATED]
+
+    async def test_a_comparison_is_part_of_what_a_key_stands_for(self, store: ArtifactStore) -> None:
+        command = creating("spam", key="k1", comparison="fuzzy")
+        first = await store.create_task(command)
+        assert (await store.create_task(command)).id == first.id
+        with pytest.raises(IdempotencyKeyReused):
+            await store.create_task(creating("spam", key="k1"))
 
     async def test_fifty_parallel_calls_with_one_key_make_one_task(
         self, store: ArtifactStore, catalog: Catalog

@@ -29,6 +29,7 @@ from loopai_common.contracts.execution import ExecutionRecord
 from loopai_common.contracts.generation import GenerateProgram, StartGeneration
 from loopai_common.contracts.tasks import (
     MAX_EXAMPLES,
+    Comparison,
     FailTask,
     Isolation,
     Rollout,
@@ -107,6 +108,8 @@ class Task:
     latency_target_ms: int
     sampling_rate: float
     isolation: Isolation
+    comparison: Comparison
+    comparison_threshold: float
     status: TaskStatus
     status_reason: str | None
     active_version: Version | None

@@ -1,11 +1,12 @@
 """The composition root: which adapters the artifact store runs with, and in which order they open and close."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nats.errors import Error as NatsError
 from starlette.applications import Starlette
@@ -13,8 +14,7 @@ from starlette.applications import Starlette
 from loopai_artifact_store import handlers
 from loopai_artifact_store.adapters.jetstream_events import JetStreamEvents
 from loopai_artifact_store.adapters.memory_cache import MemoryCache
-from loopai_artifact_store.adapters.redis_cache import RedisCache
-from loopai_artifact_store.backends import open_backends
+from loopai_artifact_store.backends import Backends, open_backends
 from loopai_artifact_store.cached import CachedCatalog, CachedStorage
 from loopai_artifact_store.executions import ExecutionRecords
 from loopai_artifact_store.metrics import CacheMetrics, StoreMetrics
@@ -32,7 +32,11 @@ from loopai_common.runtime.logging import get_logger
 from loopai_common.runtime.metrics import create_registry
 from loopai_common.runtime.service import StartRefused, operations_app
 
+if TYPE_CHECKING:
+    from loopai_artifact_store.adapters.redis_cache import RedisCache
+
 SERVICE: Final = "artifact-store"
+_START_RETRY_SECONDS: Final = 1.0
 _OUTBOX_POLL_SECONDS: Final = 1.0
 _CENSUS_SECONDS: Final = 5.0
 _SWEEP_SECONDS: Final = 3600.0
@@ -50,7 +54,7 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
     registry = create_registry(SERVICE)
     metrics = StoreMetrics(registry)
     bus = Bus(SERVICE, settings, registry)
-    backends = open_backends(settings, metrics)
+    backends = _opened(settings, metrics)
     cache_metrics = CacheMetrics(registry)
     redis = _open_redis(settings, metrics, cache_metrics)
     memory = MemoryCache(_CACHE_BYTES, cache_metrics)
@@ -94,14 +98,26 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
     return operations_app(lifespan, readiness, registry)
 
 
+def _opened(settings: ArtifactStoreSettings, metrics: StoreMetrics) -> Backends:
+    # As for NATS: a server that is still starting, or away for a while, is waited for.
+    while True:
+        try:
+            return open_backends(settings, metrics)
+        except StoreUnavailable as error:
+            log.warning("waiting_for_backends", reason=error.message)
+            time.sleep(_START_RETRY_SECONDS)
+
+
 def _open_redis(
     settings: ArtifactStoreSettings, metrics: StoreMetrics, cache_metrics: CacheMetrics
-) -> RedisCache | None:
+) -> "RedisCache | None":
     if settings.redis_url is None:
         return None
-    url = settings.redis_url.get_secret_value()
+    # Here, because who has no Redis does without the time and the memory that its client takes.
+    from loopai_artifact_store.adapters.redis_cache import RedisCache
+
     try:
-        redis = RedisCache(url, settings.environment, metrics.timer("cache", "redis"))
+        redis = RedisCache(settings.redis_url.get_secret_value(), settings.environment, metrics.timer("cache", "redis"))
     except ValueError as error:
         raise StartRefused(
             "LOOPAI_ARTIFACT_STORE_REDIS_URL is no address of a Redis; it begins with redis://, rediss:// or unix://"

@@ -174,6 +174,8 @@ def check_for(task: TaskSpecification, program: Program, hidden: Sequence[bool])
         entry_point=program.entry_point,
         input_schema=task.input_schema,
         output_schema=task.output_schema,
+        comparison=task.comparison,
+        comparison_threshold=task.comparison_threshold,
     )
     room = _MAX_CHECK_BYTES - len(check.model_dump_json())
     return check.model_copy(update={"examples": tuple(sample(examples, room))})

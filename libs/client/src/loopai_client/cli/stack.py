@@ -47,6 +47,10 @@ def up(
         Path | None,
         typer.Option(envvar="LOOPAI_API_KEYS_FILE", help="File of API keys (see `loopai keys`) that callers need."),
     ] = None,
+    mongo: Annotated[
+        str | None, typer.Option(metavar="URL", help="MongoDB that keeps tasks, programs and records, not files.")
+    ] = None,
+    redis: Annotated[str | None, typer.Option(metavar="URL", help="Redis or Valkey that caches them.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole product until Ctrl-C."""
@@ -54,7 +58,16 @@ def up(
     with failures(as_json=as_json):
         started = time.monotonic()
         settings = StackSettings(
-            data_dir, host, port or free_port(), nats, api_workers, executor_workers, keys, _CERTIFICATE in os.environ
+            data_dir,
+            host,
+            port or free_port(),
+            nats,
+            api_workers,
+            executor_workers,
+            keys,
+            https=_CERTIFICATE in os.environ,
+            mongo_url=mongo,
+            redis_url=redis,
         )
         with data_dirs.held(settings.data_dir, settings.url):
             stack = Stack(settings, report)

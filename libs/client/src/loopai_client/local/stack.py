@@ -23,7 +23,8 @@ class StackSettings:
     """What a local stack can be told.
 
     ``https`` says that the environment gives the api a certificate. ``nats_url`` ``None`` starts a server; numbers of
-    workers that are ``None`` are what the environment says, or 1.
+    workers that are ``None`` are what the environment says, or 1. ``mongo_url`` and ``redis_url`` ``None`` leave to the
+    environment what keeps the data and what caches it, which are files and memory unless it says otherwise.
     """
 
     data_dir: Path = DEFAULT_DATA_DIR
@@ -34,6 +35,8 @@ class StackSettings:
     executor_workers: int | None = None
     keys_file: Path | None = None
     https: bool = False
+    mongo_url: str | None = None
+    redis_url: str | None = None
 
     @property
     def address(self) -> str:
@@ -74,7 +77,7 @@ class Stack:
     def _services(self, settings: StackSettings) -> list[ProcessSpec]:
         generator_port = free_port()
         return [
-            self._service("artifact-store", free_port()),
+            self._service("artifact-store", free_port(), **_backends(settings)),
             self._service("generator", generator_port),
             self._service("executor", free_port(), **_sandbox(), **_workers("executor", settings.executor_workers)),
             self._service("generator-proxy", free_port(), GENERATOR_URL=f"http://{_LOOPBACK}:{generator_port}"),
@@ -111,6 +114,15 @@ def sandboxed() -> bool:
 
 def _workers(service: str, workers: int | None) -> dict[str, str]:
     return {} if workers is None else {f"LOOPAI_{service.upper()}_WORKERS": str(workers)}
+
+
+def _backends(settings: StackSettings) -> dict[str, str]:
+    chosen = {}
+    if settings.mongo_url is not None:
+        chosen |= {"CATALOG": "mongodb", "PROGRAMS": "mongodb", "MONGO_URL": settings.mongo_url}
+    if settings.redis_url is not None:
+        chosen |= {"CACHE": "redis", "REDIS_URL": settings.redis_url}
+    return {f"LOOPAI_ARTIFACT_STORE_{name}": value for name, value in chosen.items()}
 
 
 def _sandbox() -> dict[str, str]:

@@ -62,12 +62,16 @@ class ComplexityMetrics(Contract):
 
 
 class ExampleFailure(Contract):
-    """An example that the program got wrong. ``error`` is set when it gave no output at all."""
+    """An example that the program got wrong. ``error`` is set when it gave no output at all.
+
+    ``similarity`` (0–1) is how near ``actual`` came, where the task's ``comparison`` is not ``exact``.
+    """
 
     input: JsonValue
     expected: JsonValue
     actual: JsonValue = None
     error: str | None = None
+    similarity: float | None = None
 
 
 class Score(Contract):

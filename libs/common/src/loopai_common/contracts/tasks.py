@@ -37,6 +37,24 @@ class Isolation(StrEnum):
     NONE = "none"
 
 
+class Comparison(StrEnum):
+    """When the output for an example counts as right.
+
+    ``exact``: equal; numbers within 1e-9, object keys in any order. ``fuzzy``: the same, but strings (in objects and
+    lists too) need only be similar: 1 minus their edit distance over the longer one's length reaches the threshold.
+    ``structured``: the share of the fields that are equal reaches the threshold. A field is a value that holds no
+    others, wherever it stands; one too many counts like a wrong one.
+    """
+
+    EXACT = "exact"
+    FUZZY = "fuzzy"
+    STRUCTURED = "structured"
+
+
+DEFAULT_COMPARISON_THRESHOLD = 0.8
+"""One field of five may be wrong, or one character of five."""
+
+
 def _not_a_uuid(name: str) -> str:
     try:
         UUID(name)
@@ -103,6 +121,9 @@ class TaskDefinition(Contract):
     latency_target_ms: LatencyTarget = 10
     sampling_rate: Share = 0.1
     isolation: Isolation = Isolation.CALL
+    comparison: Comparison = Comparison.EXACT
+    comparison_threshold: Share = DEFAULT_COMPARISON_THRESHOLD
+    """How near an output must be; ``exact`` does not look at it."""
 
 
 class TaskChanges(Contract):
@@ -113,6 +134,8 @@ class TaskChanges(Contract):
     latency_target_ms: LatencyTarget | None = None
     sampling_rate: Share | None = None
     isolation: Isolation | None = None
+    comparison: Comparison | None = None
+    comparison_threshold: Share | None = None
     examples: Annotated[tuple[Example, ...], Field(max_length=MAX_EXAMPLES)] = ()
 
 
@@ -136,6 +159,8 @@ class TaskSummary(Contract):
     latency_target_ms: int
     sampling_rate: float
     isolation: Isolation = Isolation.CALL
+    comparison: Comparison = Comparison.EXACT
+    comparison_threshold: float = DEFAULT_COMPARISON_THRESHOLD
     status: TaskStatus
     status_reason: str | None = None
     """Why the task is where it is, when there is something to say: for ``failed``, the cause and the remedy."""

@@ -32,6 +32,7 @@ from loopai_common.contracts.artifacts import (
 from loopai_common.contracts.base import Digest, TaskId, Version
 from loopai_common.contracts.tasks import (
     ArchiveTask,
+    Comparison,
     GetTask,
     Isolation,
     TaskChanges,
@@ -55,6 +56,8 @@ TASK = Task(
     latency_target_ms=10,
     sampling_rate=0.0,
     isolation=Isolation.CALL,
+    comparison=Comparison.EXACT,
+    comparison_threshold=0.8,
     status=TaskStatus.READY,
     status_reason=None,
     active_version=None,

@@ -177,6 +177,8 @@ EXAMPLE_ARTIFACT: dict[str, Any] = {
     "created_at": "2026-01-05T09:00:02.000Z",
     "deployed_at": "2026-01-05T09:00:02.000Z",
     "parent_version": None,
+    "specification_digest": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "fallback": None,
 }
 
 

@@ -174,13 +174,17 @@ class ArtifactStore:
     async def fail_task(self, command: FailTask) -> TaskSummary:
         """Notes that a generation ended without a program; once for each generation.
 
-        Raises ``TaskNotFound`` and ``TaskArchived``.
+        Raises ``TaskNotFound`` and ``TaskArchived``; for a fallback that cannot run ``ArtifactNotFound`` and
+        ``ActivationRefused``.
         """
-        await self._change(
+        change = await self._change(
             command.task_id,
             partial(domain.fail, command=command, origin=_origin()),
             generation_id=command.generation_id,
+            version=command.fallback_version,
         )
+        if change.activation is not None:
+            await self._labelled(change)
         return _summary(await self._catalog.task(command.task_id))
 
     async def publish(self, command: PublishArtifact) -> ProgramArtifact:

@@ -57,6 +57,12 @@ jetstream {{
 """
 
 
+def configured_url(config: str) -> str:
+    """Where the server with this text of :func:`nats_config` listens."""
+    values = dict(line.split(": ", 1) for line in config.splitlines()[:2])
+    return f"nats://{json.loads(values['host'])}:{values['port']}"
+
+
 class NatsServer:
     """A running nats-server. ``directory`` keeps its configuration, log and streams between runs.
 

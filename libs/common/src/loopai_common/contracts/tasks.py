@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, Strict
 
-from loopai_common.contracts.base import Contract, GenerationId, TaskId, Timestamp, Version
+from loopai_common.contracts.base import Contract, GenerationId, TaskId, Timestamp, Version, VersionNumber
 
 MAX_EXAMPLES = 10_000
 NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
@@ -239,6 +239,8 @@ class FailTask(Contract):
     task_id: TaskId
     generation_id: GenerationId
     reason: Annotated[str, Field(min_length=1, max_length=2000)]
+    fallback_version: VersionNumber | None = None
+    """An earlier version that stands in for the one that was not made; it becomes active where none is."""
 
 
 class TaskCreated(Contract):
@@ -263,3 +265,5 @@ class TaskFailed(Contract):
     name: str
     generation_id: GenerationId
     reason: str
+    fallback_version: Version | None = None
+    """The earlier version that stands in, made for the same specification."""

@@ -225,8 +225,8 @@ class Bus:
         headers = {
             **{k: v for k, v in message.headers.items() if k != subjects.MESSAGE_ID_HEADER},
             **failure_headers(error),
-            "Loopai-Dead-Letter-Subject": message.subject,
-            "Loopai-Dead-Letter-Deliveries": str(deliveries),
+            subjects.BURIED_SUBJECT_HEADER: message.subject,
+            subjects.BURIED_DELIVERIES_HEADER: str(deliveries),
             subjects.MESSAGE_ID_HEADER: f"dlq-{message.stream}-{message.sequence}",
         }
         letter = subjects.dead_letter(message.subject)

@@ -333,7 +333,7 @@ class TestRemoval:
         slow = asyncio.create_task(reads.read(KEY, source.load))
         await travelling(source)
         revision = source.change()
-        await reads.forget_task(TASK.id)
+        await reads.hear_of(TASK.id)
         source.gate.set()
         await slow
         assert (await reads.read(KEY, source.load)).revision == revision
@@ -466,7 +466,7 @@ def test_no_read_gives_what_is_older_than_the_last_removal_before_it(script: lis
                     await instances[number].forget_task(TASK.id, revision=revision)
                     removed[number] = revision
                 case "event":
-                    await instances[number].forget_task(TASK.id)
+                    await instances[number].hear_of(TASK.id)
                     removed[number] = source.task.revision if not far.lost and not far.broken else removed[number]
                 case "arrive":
                     source.gate.set()
@@ -583,6 +583,16 @@ class TestUseCases:
             await store.get_task(GetTask(task="late"))
         created = await store.create_task(creating("late"))
         assert await store.get_task(GetTask(task="late")) == created
+
+    async def test_a_name_is_found_in_a_catalog_that_was_restored(self, world: World) -> None:
+        reads = world.instance()
+        old, new = MemoryCatalog(), MemoryCatalog()
+        await store_on(CachedCatalog(old, reads)).create_task(creating("again"))
+        await CachedCatalog(old, reads).task("again")
+        created = await store_on(new).create_task(creating("again"))
+        await reads.forget_task((await old.task("again")).id, revision=0)
+        for _ in range(2):
+            assert (await CachedCatalog(new, reads).task("again")).id == created.id
 
     async def test_a_program_that_was_missing_is_found_when_it_is_put(
         self, store: ArtifactStore, task: TaskId, storage: CountingStorage

@@ -11,6 +11,7 @@ from loopai_artifact_store.domain import Artifact, Change, Decision, Task, TaskC
 from loopai_artifact_store.ports import ArtifactStorage, Cached, CacheKey, CacheKind, Catalog
 from loopai_artifact_store.reads import CachedReads
 from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version
+from loopai_common.errors import TaskNotFound
 
 
 class CachedCatalog:
@@ -36,7 +37,7 @@ class CachedCatalog:
 
     async def create_task(self, creation: TaskCreation) -> TaskId:
         task_id = await self._catalog.create_task(creation)
-        await self.changed(task_id, name=creation.task.name)
+        await self._reads.forget(CacheKey(CacheKind.NAME, creation.task.name))
         return task_id
 
     async def change_task(
@@ -53,11 +54,14 @@ class CachedCatalog:
 
     async def task(self, key: TaskKey) -> Task:
         if isinstance(key, UUID):
-            task_id = key
-        else:
-            task_id = await self._reads.read(CacheKey(CacheKind.NAME, key), partial(self._load_id, key))
-        task: Task = await self._reads.read(CacheKey(CacheKind.TASK, str(task_id)), partial(self._load_task, task_id))
-        return task
+            return await self._task(key)
+        name = CacheKey(CacheKind.NAME, key)
+        task_id: TaskId = await self._reads.read(name, partial(self._load_id, key))
+        try:
+            return await self._task(task_id)
+        except TaskNotFound:  # the catalog is another one than a while ago: it was restored, or made anew
+            await self._reads.forget(name)
+            return await self._catalog.task(key)
 
     async def artifact(self, task: Task, version: Version) -> Artifact:
         if version in _running_versions(task):
@@ -69,11 +73,15 @@ class CachedCatalog:
                     return artifact
         return await self._catalog.artifact(task, version)
 
-    async def changed(self, task_id: TaskId, *, name: str | None = None) -> None:
-        """Drops what is known of a task that somebody changed; with ``name``, that there was none of this name."""
+    async def hear_of(self, task_id: TaskId, *, name: str | None = None) -> None:
+        """Drops what is known of a task that another instance changed; with ``name``, that there was none so named."""
+        await self._reads.hear_of(task_id)
         if name is not None:
             await self._reads.forget(CacheKey(CacheKind.NAME, name))
-        await self._reads.forget_task(task_id)
+
+    async def _task(self, task_id: TaskId) -> Task:
+        task: Task = await self._reads.read(CacheKey(CacheKind.TASK, str(task_id)), partial(self._load_task, task_id))
+        return task
 
     async def _load_id(self, name: str) -> tuple[Cached, int]:
         return (await self._catalog.task(name)).id, 0

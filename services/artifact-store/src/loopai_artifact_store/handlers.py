@@ -180,20 +180,20 @@ def follow_other_instances(bus: Bus, catalog: CachedCatalog) -> None:
 
     @bus.on_every_instance(subjects.TASK_CREATED)
     async def task_created(event: TaskCreated) -> None:
-        await catalog.changed(event.task_id, name=event.name)
+        await catalog.hear_of(event.task_id, name=event.name)
 
     @bus.on_every_instance(subjects.TASK_FAILED)
     async def task_failed(event: TaskFailed) -> None:
-        await catalog.changed(event.task_id)
+        await catalog.hear_of(event.task_id)
 
     @bus.on_every_instance(subjects.TASK_ARCHIVED)
     async def task_archived(event: TaskArchived) -> None:
-        await catalog.changed(event.task_id)
+        await catalog.hear_of(event.task_id)
 
     @bus.on_every_instance(subjects.ARTIFACT_PUBLISHED)
     async def artifact_published(event: ArtifactPublished) -> None:
-        await catalog.changed(event.task_id)
+        await catalog.hear_of(event.task_id)
 
     @bus.on_every_instance(subjects.ARTIFACT_ACTIVATED)
     async def artifact_activated(event: ArtifactActivated) -> None:
-        await catalog.changed(event.task_id)
+        await catalog.hear_of(event.task_id)

@@ -104,13 +104,15 @@ class CachedReads:
             # Once more: what a reader took from there meanwhile is as old.
             await self._drop_near(key)
 
-    async def forget_task(self, task_id: TaskId, *, revision: int = 0) -> None:
-        """Drops what can change of a task; from then on nothing older than ``revision`` is given."""
+    async def forget_task(self, task_id: TaskId, *, revision: int) -> None:
+        """Drops what can change of a task, of which ``revision`` was written here; nothing older is given from then on."""
         await self._drop_task_near(task_id, revision)
-        if self._far is not None:
-            with suppress(CacheUnavailable):
-                await self._far.remove_task(task_id, revision=revision)
-            await self._drop_task_near(task_id, revision)
+        await self._drop_task_far(task_id, revision)
+
+    async def hear_of(self, task_id: TaskId) -> None:
+        """Drops what can change of a task that another instance wrote, which has dropped what is shared."""
+        await self._drop_task_near(task_id, 0)
+        self._own(asyncio.create_task(self._drop_task_far(task_id, 0)))
 
     def forget_moving(self) -> None:
         """Drops all that can change from memory: what other instances wrote meanwhile was not heard."""
@@ -186,6 +188,13 @@ class CachedReads:
     async def _drop_near(self, key: CacheKey) -> None:
         self._loads.pop(key, None)
         await self._near.remove(key)
+
+    async def _drop_task_far(self, task_id: TaskId, revision: int) -> None:
+        if self._far is not None:
+            with suppress(CacheUnavailable):
+                await self._far.remove_task(task_id, revision=revision)
+            # Once more: what a reader took from there meanwhile is as old.
+            await self._drop_task_near(task_id, revision)
 
     async def _drop_task_near(self, task_id: TaskId, revision: int) -> None:
         for kind in CacheKind:

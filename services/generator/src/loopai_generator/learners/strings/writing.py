@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import keyword
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -108,7 +109,7 @@ class _Writer:
 
     def _name(self, wanted: str) -> str:
         base = "_".join(_NAME.findall(wanted)).lower() or "value"
-        base = f"{base}_of" if base in self._taken or not base.isidentifier() else base
+        base = f"{base}_of" if base in self._taken or keyword.iskeyword(base) or not base.isidentifier() else base
         name, count = base, 1
         while name in self._taken:
             count += 1

@@ -128,7 +128,8 @@ def arithmetic(numbers: list[tuple[Expression, Column]]) -> Iterator[tuple[Expre
         for operation in (
             Operation("(", " + 1)", 1.2), Operation("(", " - 1)", 1.2), Operation("(", " * 100)", 1.2),
             Operation("(", " / 100)", 1.2), Operation("(", " * 1000)", 1.3), Operation("(", " / 1000)", 1.3),
-            Operation("(", " * 60)", 1.4), Operation("(", " / 60)", 1.4), Operation("round(", ")", 1.0),
+            Operation("(", " * 60)", 1.4), Operation("(", " / 60)", 1.4), Operation("(", " * 1024)", 1.4),
+            Operation("(", " / 1024)", 1.4), Operation("round(", ")", 1.0),
             Operation("round(", " * 100)", 1.4), Operation("abs(", ")", 1.2), Operation("(-", ")", 1.2),
         ):  # fmt: skip
             values = operation.column(column)

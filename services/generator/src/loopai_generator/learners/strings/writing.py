@@ -18,6 +18,7 @@ from loopai_generator.learners.strings.task import StringTask, default_of, schem
 
 _WIDTH = 100
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IMPORTED = (("datetime", {"UTC", "datetime", "time"}), ("types", {"MappingProxyType"}))
 _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -170,17 +171,13 @@ def _needed(body: str) -> list[str]:
                 unread.append(definitions[name])
     chosen = [(name, source) for name, source in definitions.items() if name in wanted]
     used = set().union(_names_in(body), *(_names_in(source) for _, source in chosen))
-    lines = [line for line, names in _IMPORTED if names & used]
+    lines = ["import re"] if "re" in used else []
+    for module, names in _IMPORTED:
+        if names & used:
+            lines.append(f"from {module} import {', '.join(sorted(names & used))}")
     constants = [source for name, source in chosen if not source.startswith("def ")]
     functions = [source for name, source in chosen if source.startswith("def ")]
     return [*lines, *([""] if lines and constants else []), *constants, *(f"\n\n{source}" for source in functions), ""]
-
-
-_IMPORTED = (
-    ("import re", {"re"}),
-    ("from datetime import UTC, datetime, time", {"datetime", "UTC", "time"}),
-    ("from types import MappingProxyType", {"MappingProxyType"}),
-)
 
 
 def _names_in(source: str) -> set[str]:

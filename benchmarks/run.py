@@ -10,6 +10,7 @@ from pathlib import Path
 from benchmarks import load, report
 from benchmarks.bench import Bench, Figure, Measurement
 from benchmarks.scenarios import (
+    cache,
     cold_start,
     executor_alone,
     half_load,
@@ -31,6 +32,7 @@ SCENARIOS: Mapping[str, Callable[[Bench], Iterator[Measurement | Figure]]] = {
     sandbox.NAME: sandbox.run,
     serialisation.NAME: serialisation.run,
     repositories.NAME: repositories.run,
+    cache.NAME: cache.run,
 }
 RESULTS = Path(__file__).with_name("results")
 

@@ -34,6 +34,7 @@ class LocalStack:
         executor_workers: int | None = None,
         keys_file: Path | None = None,
         mongo_url: str | None = None,
+        generator_url: str | None = None,
     ) -> None:
         self.events: list[Event] = []
         self._loop = asyncio.new_event_loop()
@@ -46,6 +47,7 @@ class LocalStack:
             executor_workers=executor_workers,
             keys_file=keys_file,
             mongo_url=mongo_url,
+            generator_url=generator_url,
         )
         self._stack = Stack(settings, self.events.append)
 

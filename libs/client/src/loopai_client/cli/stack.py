@@ -51,6 +51,13 @@ def up(
         str | None, typer.Option(metavar="URL", help="MongoDB that keeps tasks, programs and records, not files.")
     ] = None,
     redis: Annotated[str | None, typer.Option(metavar="URL", help="Redis or Valkey that caches them.")] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            envvar="GENERATOR_URL",
+            help="Generator to ask; the built-in one stands in while it is unavailable. Without it: the built-in one.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole product until Ctrl-C."""
@@ -68,6 +75,7 @@ def up(
             https=_CERTIFICATE in os.environ,
             mongo_url=mongo,
             redis_url=redis,
+            generator_url=generator,
         )
         with data_dirs.held(settings.data_dir, settings.url):
             stack = Stack(settings, report)

@@ -10,13 +10,16 @@ from prometheus_client import CollectorRegistry
 from pymongo import MongoClient
 
 from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_storage
+from loopai_artifact_store.adapters.memory_cache import MemoryCache
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
 from loopai_artifact_store.adapters.mongo_backends import MongoBackends, open_mongo
+from loopai_artifact_store.adapters.redis_cache import RedisCache
 from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
 from loopai_artifact_store.adapters.sqlite_executions import SqliteExecutionLog, prepare_executions
-from loopai_artifact_store.metrics import StoreMetrics
-from loopai_artifact_store.ports import ArtifactStorage, Catalog
+from loopai_artifact_store.metrics import CacheMetrics, StoreMetrics
+from loopai_artifact_store.ports import ArtifactStorage, Cache, Catalog
+from loopai_artifact_store.reads import CachedReads
 from loopai_artifact_store.service import ArtifactStore
 from loopai_common.contracts.artifacts import PublishArtifact, ValidationReport
 from loopai_common.contracts.base import GenerationId, TaskId
@@ -119,3 +122,20 @@ async def mongodb_of(server: Mongo) -> AsyncIterator[MongoBackends]:
 def store_on(catalog: Catalog | None = None, storage: ArtifactStorage | None = None) -> ArtifactStore:
     """The use cases on these adapters, in memory where none is given."""
     return ArtifactStore(catalog or MemoryCatalog(), storage or MemoryStorage(), metrics(), on_commit=lambda: None)
+
+
+def cache_metrics() -> CacheMetrics:
+    """Metrics of a cache in a registry of their own."""
+    return CacheMetrics(CollectorRegistry())
+
+
+def open_redis(url: str, environment: str | None = None, *, timeout_seconds: float = 10.0) -> RedisCache:
+    """A cache there, with an environment of its own unless one is given, and patience with a busy machine."""
+    timer = metrics().timer("cache", "redis")
+    return RedisCache(url, environment or new_id(), timer, timeout_seconds=timeout_seconds, probe_seconds=0.05)
+
+
+def reads_through(far: Cache | None = None, *, metrics: CacheMetrics | None = None) -> CachedReads:
+    """Reads through a memory of their own, and what is shared when there is such a thing."""
+    observer = metrics or cache_metrics()
+    return CachedReads(MemoryCache(64 * 1024 * 1024, observer), far, observer)

@@ -107,6 +107,7 @@ SERVICES: Final = {
             *_TASK_QUERIES,
             subjects.TASKS_FAIL,
             subjects.GENERATIONS_GET,
+            subjects.ARTIFACTS_LIST,
             subjects.ARTIFACTS_PUBLISH,
             subjects.PROGRAMS_CHECK,
             subjects.dead_letter(subjects.TASK_CREATED),

@@ -12,6 +12,8 @@ CASES = (
     Operation("", ".title()", 0.6),
     Operation("", ".capitalize()", 0.6),
 )
+_FACTORS = (60, 100, 1000, 12, 24, 7, 3600)
+_LEAST_POINTS = 3
 _NUMBER_ALONE = re.compile(r"\s*[-+$€£¥%]*\s*[0-9][0-9.,]*\s*[%€$£¥]*\s*")
 _SEPARATORS = (" ", "-", "_", ".", "/", ",", ":")
 _FORMATS = tuple(
@@ -126,7 +128,8 @@ def arithmetic(numbers: list[tuple[Expression, Column]]) -> Iterator[tuple[Expre
         for operation in (
             Operation("(", " + 1)", 1.2), Operation("(", " - 1)", 1.2), Operation("(", " * 100)", 1.2),
             Operation("(", " / 100)", 1.2), Operation("(", " * 1000)", 1.3), Operation("(", " / 1000)", 1.3),
-            Operation("(", " * 60)", 1.4), Operation("(", " / 60)", 1.4), Operation("round(", ")", 1.0),
+            Operation("(", " * 60)", 1.4), Operation("(", " / 60)", 1.4), Operation("(", " * 1024)", 1.4),
+            Operation("(", " / 1024)", 1.4), Operation("round(", ")", 1.0),
             Operation("round(", " * 100)", 1.4), Operation("abs(", ")", 1.2), Operation("(-", ")", 1.2),
         ):  # fmt: skip
             values = operation.column(column)
@@ -139,9 +142,29 @@ def arithmetic(numbers: list[tuple[Expression, Column]]) -> Iterator[tuple[Expre
             yield Expression(("(", " - ", ")"), (left, right), cost), tuple([a - b for a, b in pairs])
             if right_column and all(b for b in right_column):
                 yield Expression(("(", " / ", ")"), (left, right), cost + 0.3), tuple([a / b for a, b in pairs])
+            for factor in _FACTORS:
+                scaled = Expression(("(", f" * {factor} + ", ")"), (left, right), cost + 0.4)
+                yield scaled, tuple([a * factor + b for a, b in pairs])
             if left.source <= right.source:
                 yield Expression(("(", " * ", ")"), (left, right), cost), tuple([a * b for a, b in pairs])
                 yield Expression(("(", " + ", ")"), (left, right), cost), tuple([a + b for a, b in pairs])
+
+
+def scaled_to(number: Expression, column: Column, outputs: Column) -> Iterator[tuple[Expression, Column]]:
+    """The number times a factor plus a constant, such that it gives the first two different outputs."""
+    pairs = list(dict(zip(column, outputs, strict=True)).items())
+    if len(pairs) < _LEAST_POINTS:
+        return
+    (first, low), (second, high) = pairs[:2]
+    factor = _plain((high - low) / (second - first))
+    constant = _plain(low - factor * first)
+    expression = number.then(Operation("(", f" * {factor!r} + {constant!r})", 2.0))
+    yield expression, tuple([value * factor + constant for value in column])
+
+
+def _plain(value: float) -> float:
+    rounded = round(value, 9)
+    return int(rounded) if rounded == int(rounded) else rounded
 
 
 def formatted(number: Expression, column: Column) -> Iterator[tuple[Expression, Column]]:

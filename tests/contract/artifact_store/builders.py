@@ -1,14 +1,18 @@
 """Valid objects for the tests of the artifact store; a test changes the one thing it is about."""
 
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from pymongo import MongoClient
 
 from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_storage
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
+from loopai_artifact_store.adapters.mongo_backends import MongoBackends, open_mongo
 from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
 from loopai_artifact_store.adapters.sqlite_executions import SqliteExecutionLog, prepare_executions
 from loopai_artifact_store.metrics import StoreMetrics
@@ -19,6 +23,7 @@ from loopai_common.contracts.base import GenerationId, TaskId
 from loopai_common.contracts.execution import ExecutionRecord
 from loopai_common.contracts.tasks import CreateTask, TaskDefinition
 from loopai_common.identifiers import new_id, new_uuid
+from tests.support.servers import Mongo
 
 CODE = "def run(input):\n    return 'ham'\n"
 
@@ -93,6 +98,22 @@ def open_files(directory: Path) -> FileStorage:
     """Program storage in ``directory``."""
     prepare_storage(directory / "artifacts")
     return FileStorage(directory / "artifacts", metrics().timer("storage", "files"))
+
+
+def open_mongodb(url: str, database: str) -> MongoBackends:
+    """Everything in ``database``, where records of executions stay for as long as a test may want."""
+    return open_mongo(url, database, metrics(), executions_kept_for=timedelta(days=10_000))
+
+
+@asynccontextmanager
+async def mongodb_of(server: Mongo) -> AsyncIterator[MongoBackends]:
+    """Everything in an empty database. Emptying it is ten times quicker than to make the indexes in a new one."""
+    opened = open_mongodb(server.url, "loopai")
+    yield opened
+    await opened.database.close()
+    with MongoClient[dict[str, object]](server.url, w=1, journal=False) as client:
+        for name in client["loopai"].list_collection_names():
+            client["loopai"][name].delete_many({})
 
 
 def store_on(catalog: Catalog | None = None, storage: ArtifactStorage | None = None) -> ArtifactStore:

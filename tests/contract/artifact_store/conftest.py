@@ -10,32 +10,47 @@ from loopai_artifact_store.adapters.memory_executions import MemoryExecutionLog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
 from loopai_artifact_store.ports import ArtifactStorage, Catalog, ExecutionLog
 from loopai_artifact_store.service import ArtifactStore
-from tests.contract.artifact_store.builders import open_executions, open_files, open_sqlite, store_on
+from tests.contract.artifact_store.builders import mongodb_of, open_executions, open_files, open_sqlite, store_on
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "mongodb"])
 async def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Catalog]:
-    if request.param == "memory":
-        yield MemoryCatalog()
-        return
-    sqlite = open_sqlite(tmp_path)
-    yield sqlite
-    await sqlite.close()
+    match request.param:
+        case "memory":
+            yield MemoryCatalog()
+        case "mongodb":
+            async with mongodb_of(request.getfixturevalue("mongo")) as opened:
+                yield opened.catalog
+        case _:
+            sqlite = open_sqlite(tmp_path)
+            yield sqlite
+            await sqlite.close()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "mongodb"])
 async def execution_log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ExecutionLog]:
-    if request.param == "memory":
-        yield MemoryExecutionLog()
-        return
-    sqlite = open_executions(tmp_path)
-    yield sqlite
-    await sqlite.close()
+    match request.param:
+        case "memory":
+            yield MemoryExecutionLog()
+        case "mongodb":
+            async with mongodb_of(request.getfixturevalue("mongo")) as opened:
+                yield opened.executions
+        case _:
+            sqlite = open_executions(tmp_path)
+            yield sqlite
+            await sqlite.close()
 
 
-@pytest.fixture(params=["memory", "files"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStorage:
-    return MemoryStorage() if request.param == "memory" else open_files(tmp_path)
+@pytest.fixture(params=["memory", "files", "mongodb"])
+async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ArtifactStorage]:
+    match request.param:
+        case "memory":
+            yield MemoryStorage()
+        case "mongodb":
+            async with mongodb_of(request.getfixturevalue("mongo")) as opened:
+                yield opened.storage
+        case _:
+            yield open_files(tmp_path)
 
 
 @pytest.fixture

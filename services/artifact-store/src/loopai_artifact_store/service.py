@@ -83,6 +83,11 @@ ORPHANS_KEPT_FOR: Final = timedelta(days=1)
 CLAIMS_KEPT_FOR: Final = timedelta(days=7)
 """How long an idempotency key answers with the task that it made."""
 
+_ADDED: Final = {"comparison", "comparison_threshold"}
+"""Fields that came later: at their defaults they are no part of what an idempotency key stands for, so that a key that
+was used before there were such fields still answers with its task.
+"""
+
 _TASKS_LIST: Final = b"tasks"
 _EXAMPLES: TypeAdapter[tuple[Example, ...]] = TypeAdapter(tuple[Example, ...])
 
@@ -169,13 +174,17 @@ class ArtifactStore:
     async def fail_task(self, command: FailTask) -> TaskSummary:
         """Notes that a generation ended without a program; once for each generation.
 
-        Raises ``TaskNotFound`` and ``TaskArchived``.
+        Raises ``TaskNotFound`` and ``TaskArchived``; for a fallback that cannot run ``ArtifactNotFound`` and
+        ``ActivationRefused``.
         """
-        await self._change(
+        change = await self._change(
             command.task_id,
             partial(domain.fail, command=command, origin=_origin()),
             generation_id=command.generation_id,
+            version=command.fallback_version,
         )
+        if change.activation is not None:
+            await self._labelled(change)
         return _summary(await self._catalog.task(command.task_id))
 
     async def publish(self, command: PublishArtifact) -> ProgramArtifact:
@@ -361,7 +370,9 @@ def _creation(definition: TaskDefinition, key: str | None, origin: Origin) -> Ta
         raise ValidationFailed("the definition of the task breaks rules", details=violations)
     claim = None
     if key is not None:
-        claim = IdempotencyClaim(key, digest_of(json_text(values, canonical=True).encode("utf-8")))
+        said = {field: value for field, value in values.items() if field not in _ADDED}
+        said |= definition.model_dump(include=_ADDED, exclude_defaults=True)
+        claim = IdempotencyClaim(key, digest_of(json_text(said, canonical=True).encode("utf-8")))
     task = Task(
         id=TaskId(new_uuid()),
         name=definition.name,
@@ -374,6 +385,8 @@ def _creation(definition: TaskDefinition, key: str | None, origin: Origin) -> Ta
         latency_target_ms=definition.latency_target_ms,
         sampling_rate=definition.sampling_rate,
         isolation=definition.isolation,
+        comparison=definition.comparison,
+        comparison_threshold=definition.comparison_threshold,
         status=TaskStatus.GENERATING,
         status_reason=None,
         active_version=None,
@@ -421,6 +434,8 @@ def _values(task: Task) -> dict[str, Any]:
         "latency_target_ms": task.latency_target_ms,
         "sampling_rate": task.sampling_rate,
         "isolation": task.isolation,
+        "comparison": task.comparison,
+        "comparison_threshold": task.comparison_threshold,
         "status": task.status,
         "status_reason": task.status_reason,
         "active_version": task.active_version,

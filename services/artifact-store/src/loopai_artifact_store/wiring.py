@@ -1,6 +1,7 @@
 """The composition root: which adapters the artifact store runs with, and in which order they open and close."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -11,10 +12,8 @@ from nats.errors import Error as NatsError
 from starlette.applications import Starlette
 
 from loopai_artifact_store import handlers
-from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_storage
 from loopai_artifact_store.adapters.jetstream_events import JetStreamEvents
-from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
-from loopai_artifact_store.adapters.sqlite_executions import SqliteExecutionLog, prepare_executions
+from loopai_artifact_store.backends import Backends, open_backends
 from loopai_artifact_store.executions import ExecutionRecords
 from loopai_artifact_store.metrics import StoreMetrics
 from loopai_artifact_store.outbox import Outbox
@@ -27,9 +26,10 @@ from loopai_common.runtime.broker import Bus
 from loopai_common.runtime.health import Readiness
 from loopai_common.runtime.logging import get_logger
 from loopai_common.runtime.metrics import create_registry
-from loopai_common.runtime.service import StartRefused, operations_app
+from loopai_common.runtime.service import operations_app
 
 SERVICE: Final = "artifact-store"
+_START_RETRY_SECONDS: Final = 1.0
 _OUTBOX_POLL_SECONDS: Final = 1.0
 _CENSUS_SECONDS: Final = 5.0
 _SWEEP_SECONDS: Final = 3600.0
@@ -42,26 +42,12 @@ log = get_logger()
 
 
 def build(settings: ArtifactStoreSettings) -> Starlette:
-    """The service's application; raises :class:`StartRefused` when its data directory cannot be used."""
-    catalog_path = settings.data_dir / "catalog.sqlite3"
-    executions_path = settings.data_dir / "executions.sqlite3"
-    programs_path = settings.data_dir / "artifacts"
-    try:
-        prepare_storage(programs_path)
-        prepare_catalog(catalog_path)
-        prepare_executions(executions_path)
-    except StoreUnavailable as error:
-        raise StartRefused(
-            f"the data directory '{settings.data_dir}' cannot be used: {error.message}; "
-            "make it writable for this user, or set LOOPAI_DATA_DIR to another one"
-        ) from error
-
+    """The service's application; raises ``StartRefused`` when its data cannot be kept as the settings say."""
     registry = create_registry(SERVICE)
     metrics = StoreMetrics(registry)
     bus = Bus(SERVICE, settings, registry)
-    catalog = SqliteCatalog(catalog_path, metrics.timer("catalog", "sqlite"))
-    storage = FileStorage(programs_path, metrics.timer("storage", "files"))
-    executions = SqliteExecutionLog(executions_path, metrics.timer("executions", "sqlite"))
+    backends = _opened(settings, metrics)
+    catalog, executions, storage = backends.catalog, backends.executions, backends.storage
     records = ExecutionRecords(catalog, executions, kept_for=timedelta(days=settings.executions_kept_days))
     outbox = Outbox(catalog, JetStreamEvents(bus), poll_seconds=_OUTBOX_POLL_SECONDS)
     store = ArtifactStore(catalog, storage, metrics, on_commit=outbox.wake)
@@ -79,8 +65,7 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(catalog.close)
-            stack.push_async_callback(executions.close)
+            await stack.enter_async_context(backends)
             # Before the bus, so that it still delivers while the bus drains.
             for task in (outbox.run(), _count(catalog, metrics), _sweep(store, records)):
                 await stack.enter_async_context(_running(task))
@@ -89,6 +74,16 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
             yield
 
     return operations_app(lifespan, readiness, registry)
+
+
+def _opened(settings: ArtifactStoreSettings, metrics: StoreMetrics) -> Backends:
+    # As for NATS: a server that is still starting, or away for a while, is waited for.
+    while True:
+        try:
+            return open_backends(settings, metrics)
+        except StoreUnavailable as error:
+            log.warning("waiting_for_backends", reason=error.message)
+            time.sleep(_START_RETRY_SECONDS)
 
 
 async def _check_connected(bus: Bus) -> None:

@@ -2,7 +2,7 @@
 
 import typer
 
-from loopai_client.cli import artifacts, batch, demo, executions, health, keys, run, stack, tasks
+from loopai_client.cli import artifacts, batch, demo, deployment, dlq, executions, health, keys, run, stack, tasks
 
 app = typer.Typer(
     name="loopai",
@@ -26,7 +26,9 @@ app.command("batch")(batch.batch)
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(executions.app, name="executions")
 app.command("health")(health.health)
+app.add_typer(dlq.app, name="dlq")
 app.add_typer(keys.app, name="keys")
+app.command("secrets")(deployment.make)
 
 
 def main() -> None:

@@ -62,10 +62,15 @@ CORRELATION_HEADER: Final = "X-Correlation-ID"
 DEADLINE_HEADER: Final = "Loopai-Deadline"
 TRACEPARENT_HEADER: Final = "traceparent"
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
+BURIED_SUBJECT_HEADER: Final = "Loopai-Dead-Letter-Subject"
+BURIED_DELIVERIES_HEADER: Final = "Loopai-Dead-Letter-Deliveries"
+REPLAY_HEADER: Final = "Loopai-Replay-Of"
+"""On a message that an operator put back: the sequence of its dead letter."""
 
 ACTIVE: Final = "active"
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 
+_DEAD_LETTERS = "loopai.dlq.v1."
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
@@ -92,4 +97,9 @@ def ping(service: str) -> str:
 
 def dead_letter(subject: str) -> str:
     """Where a message of ``subject`` goes that could not be handled."""
-    return f"loopai.dlq.v1.{subject.removeprefix('loopai.')}"
+    return f"{_DEAD_LETTERS}{subject.removeprefix('loopai.')}"
+
+
+def buried_subject(letter: str) -> str:
+    """The subject of the message that a dead letter on the subject ``letter`` was."""
+    return f"loopai.{letter.removeprefix(_DEAD_LETTERS)}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from loopai_artifact_store.adapters.azure_storage import AzureStorage
 from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_storage
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
@@ -93,6 +94,12 @@ def open_files(directory: Path) -> FileStorage:
     """Program storage in ``directory``."""
     prepare_storage(directory / "artifacts")
     return FileStorage(directory / "artifacts", metrics().timer("storage", "files"))
+
+
+def open_azure(connection_string: str, container: str | None = None) -> AzureStorage:
+    """Program storage in a container of its own unless one is named; whoever opens it closes it."""
+    container = container or f"test-{new_uuid()}"
+    return AzureStorage.by_connection_string(connection_string, container, metrics().timer("storage", "azure"))
 
 
 def store_on(catalog: Catalog | None = None, storage: ArtifactStorage | None = None) -> ArtifactStore:

@@ -10,7 +10,8 @@ from loopai_artifact_store.adapters.memory_executions import MemoryExecutionLog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
 from loopai_artifact_store.ports import ArtifactStorage, Catalog, ExecutionLog
 from loopai_artifact_store.service import ArtifactStore
-from tests.contract.artifact_store.builders import open_executions, open_files, open_sqlite, store_on
+from tests.contract.artifact_store.builders import open_azure, open_executions, open_files, open_sqlite, store_on
+from tests.support.servers import Azurite
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -33,9 +34,17 @@ async def execution_log(request: pytest.FixtureRequest, tmp_path: Path) -> Async
     await sqlite.close()
 
 
-@pytest.fixture(params=["memory", "files"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStorage:
-    return MemoryStorage() if request.param == "memory" else open_files(tmp_path)
+@pytest.fixture(params=["memory", "files", "azure"])
+async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ArtifactStorage]:
+    if request.param == "memory":
+        yield MemoryStorage()
+    elif request.param == "files":
+        yield open_files(tmp_path)
+    else:
+        azurite: Azurite = request.getfixturevalue("azurite")
+        azure = open_azure(azurite.connection_string)
+        yield azure
+        await azure.close()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What every storage of programs does."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -49,11 +50,23 @@ async def test_a_program_of_another_task_is_not_found(storage: ArtifactStorage, 
 
 async def test_a_deleted_program_is_not_found_and_may_be_put_again(storage: ArtifactStorage, task_id: TaskId) -> None:
     await storage.put(task_id, DIGEST, CONTENT)
-    await storage.delete(task_id, DIGEST)
-    await storage.delete(task_id, DIGEST)
+    (program,) = await stored_in(storage)
+    await storage.delete(program)
+    await storage.delete(program)
     with pytest.raises(ArtifactNotFound):
         await storage.get(task_id, DIGEST)
     await storage.put(task_id, DIGEST, CONTENT)
+    assert await storage.get(task_id, DIGEST) == CONTENT
+
+
+async def test_a_program_that_was_put_again_since_it_was_listed_is_not_deleted(
+    storage: ArtifactStorage, task_id: TaskId
+) -> None:
+    await storage.put(task_id, DIGEST, CONTENT)
+    (program,) = await stored_in(storage)
+    listed_earlier = replace(program, touched_at=program.touched_at - timedelta(hours=1))
+    await storage.put(task_id, DIGEST, CONTENT)
+    await storage.delete(listed_earlier)
     assert await storage.get(task_id, DIGEST) == CONTENT
 
 
@@ -87,7 +100,7 @@ async def test_what_is_no_digest_never_becomes_a_path(storage: ArtifactStorage, 
     with pytest.raises(ValidationFailed):
         await storage.get(task_id, Digest(digest))
     with pytest.raises(ValidationFailed):
-        await storage.delete(task_id, Digest(digest))
+        await storage.delete(StoredProgram(task_id, Digest(digest), datetime.now(UTC)))
     with pytest.raises(ValidationFailed):
         await storage.label(task_id, Version(1), Digest(digest))
 

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
 
-from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_storage
+from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_directory, prepare_storage
 from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
 from loopai_artifact_store.adapters.sqlite_executions import SqliteExecutionLog, prepare_executions
 from loopai_artifact_store.metrics import StoreMetrics
@@ -55,6 +55,7 @@ def _open_catalog(
         raise StartRefused("MongoDB is not built yet")
     catalog_path = settings.data_dir / "catalog.sqlite3"
     executions_path = settings.data_dir / "executions.sqlite3"
+    prepare_directory(settings.data_dir)
     prepare_catalog(catalog_path)
     prepare_executions(executions_path)
     catalog = SqliteCatalog(catalog_path, metrics.timer("catalog", "sqlite"))
@@ -63,8 +64,25 @@ def _open_catalog(
 
 
 def _open_storage(settings: ArtifactStoreSettings, metrics: StoreMetrics) -> tuple[ArtifactStorage, tuple[Close, ...]]:
-    if settings.programs is not ProgramsBackend.FILES:
-        raise StartRefused(f"{settings.programs} is not built yet")
+    if settings.programs is ProgramsBackend.AZURE:
+        return _open_azure(settings, metrics)
+    if settings.programs is ProgramsBackend.MONGODB:
+        raise StartRefused("MongoDB is not built yet")
     path = settings.data_dir / "artifacts"
     prepare_storage(path)
     return FileStorage(path, metrics.timer("storage", "files")), ()
+
+
+def _open_azure(settings: ArtifactStoreSettings, metrics: StoreMetrics) -> tuple[ArtifactStorage, tuple[Close, ...]]:
+    # Imported where it is chosen: the SDK takes 20 MiB that nobody else shall pay.
+    from loopai_artifact_store.adapters.azure_storage import AzureStorage
+
+    timer, secret = metrics.timer("storage", "azure"), settings.azure_connection_string
+    try:
+        if secret is not None:
+            storage = AzureStorage.by_connection_string(secret.get_secret_value(), settings.azure_container, timer)
+        else:
+            storage = AzureStorage.by_identity(str(settings.azure_account_url), settings.azure_container, timer)
+    except ValueError as error:
+        raise StartRefused(f"the Azure storage account cannot be used: {error}") from error
+    return storage, (storage.close,)

@@ -161,8 +161,8 @@ class ArtifactStorage(Protocol):
         naming the artifact when they do not match.
         """
 
-    async def delete(self, task_id: TaskId, digest: Digest) -> None:
-        """Removes the bytes; does nothing when they are not there."""
+    async def delete(self, program: StoredProgram) -> None:
+        """Removes the bytes, unless they were put again since ``touched_at``; nothing when they are not there."""
 
     async def label(self, task_id: TaskId, version: Version, digest: Digest) -> None:
         """Names the bytes of a version, for people and for recovery."""

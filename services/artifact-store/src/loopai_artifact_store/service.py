@@ -288,7 +288,7 @@ class ArtifactStore:
             if now - stored.touched_at < ORPHANS_KEPT_FOR:
                 continue
             if stored.digest not in await self._catalog.digests(stored.task_id):
-                await self._storage.delete(stored.task_id, stored.digest)
+                await self._storage.delete(stored)  # unless a publish put them again while the catalog was asked
                 deleted += 1
         return deleted
 

@@ -10,6 +10,7 @@ share the directory.
 """
 
 import asyncio
+import fcntl
 import os
 import secrets
 import time
@@ -40,14 +41,20 @@ def prepare_storage(root: Path) -> None:
 
     Raises :class:`StoreUnavailable` when the directory cannot be written.
     """
+    prepare_directory(root)
     with _translated():
-        missing = [directory for directory in (root, *root.parents) if not directory.exists()]
-        for directory in reversed(missing):
-            _make_directory(directory)
         _probe(root)
         for pattern in (f"{_TEMPORARY}*", f"*/{_TEMPORARY}*", f"*/*/{_TEMPORARY}*"):
             for path in root.glob(pattern):
                 _remove_abandoned(path)
+
+
+def prepare_directory(path: Path) -> None:
+    """Makes the directory and those above it, durably; raises :class:`StoreUnavailable` when it cannot."""
+    with _translated():
+        missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+        for directory in reversed(missing):
+            _make_directory(directory)
 
 
 class FileStorage:
@@ -62,14 +69,15 @@ class FileStorage:
 
         def work() -> None:
             _make_directory(directory.parent)
-            _make_directory(directory)
-            path = directory / _PROGRAM
-            if _holds(path, content):
-                os.utime(path)
-            else:
-                _write(path, content)
-            # Also where the file was there: who wrote it may not have come this far.
-            _sync_directory(directory)
+            with _locked(directory.parent):
+                _make_directory(directory)
+                path = directory / _PROGRAM
+                if _holds(path, content):
+                    os.utime(path)
+                else:
+                    _write(path, content)
+                # Also where the file was there: who wrote it may not have come this far.
+                _sync_directory(directory)
 
         await self._run("put", work)
 
@@ -87,14 +95,16 @@ class FileStorage:
 
         return await self._run("get", work)
 
-    async def delete(self, task_id: TaskId, digest: Digest) -> None:
-        directory = self._directory(task_id, digest)
+    async def delete(self, program: StoredProgram) -> None:
+        directory = self._directory(program.task_id, program.digest)
+        path = directory / _PROGRAM
 
         def work() -> None:
-            with suppress(FileNotFoundError):
-                (directory / _PROGRAM).unlink()
-                directory.rmdir()
-                _sync_directory(directory.parent)
+            with suppress(FileNotFoundError), _locked(directory.parent):
+                if _touched_at(path) <= program.touched_at:
+                    path.unlink()
+                    directory.rmdir()
+                    _sync_directory(directory.parent)
 
         await self._run("delete", work)
 
@@ -175,6 +185,21 @@ def _temporary(directory: Path) -> Path:
     return directory / f"{_TEMPORARY}{secrets.token_hex(8)}"
 
 
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keeps a put and a removal apart, in other processes too; the kernel frees the lock of one that ends."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _touched_at(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
 def _sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -204,7 +229,7 @@ def _walk(root: Path) -> Iterator[StoredProgram]:
     for path in root.glob(f"*/sha256:*/{_PROGRAM}"):
         with suppress(FileNotFoundError, ValueError, ValidationFailed):  # not everything in there need be ours
             task_id, digest = TaskId(UUID(path.parts[-3])), checked_digest(Digest(path.parts[-2]))
-            yield StoredProgram(task_id, digest, datetime.fromtimestamp(path.stat().st_mtime, UTC))
+            yield StoredProgram(task_id, digest, _touched_at(path))
 
 
 @contextmanager

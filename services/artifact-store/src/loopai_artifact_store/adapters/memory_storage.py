@@ -30,8 +30,10 @@ class MemoryStorage:
             raise ArtifactCorrupt(f"the stored bytes of program {digest} of task {task_id} do not match the digest")
         return content
 
-    async def delete(self, task_id: TaskId, digest: Digest) -> None:
-        self.contents.pop((task_id, checked_digest(digest)), None)
+    async def delete(self, program: StoredProgram) -> None:
+        key = (program.task_id, checked_digest(program.digest))
+        if key in self.contents and self._touched[key] <= program.touched_at:
+            del self.contents[key]
 
     async def label(self, task_id: TaskId, version: Version, digest: Digest) -> None:
         self.labels[task_id, f"{version:06d}"] = checked_digest(digest)

@@ -80,7 +80,7 @@ async def test_account_that_stops_is_an_error_and_recovers_unaided(own_azurite: 
     outcomes = await asyncio.gather(
         storage.get(task_id, DIGEST),
         storage.put(task_id, DIGEST, CONTENT),
-        storage.label(task_id, Version(1), DIGEST),
+        storage.label(task_id, Version(1), DIGEST, "{}"),
         storage.check(),
         return_exceptions=True,
     )
@@ -113,7 +113,7 @@ async def test_people_find_versions_and_the_active_one(
     for version, content in enumerate((CONTENT, b"second"), start=1):
         digests.append(digest_of(content))
         await storage.put(task_id, digests[-1], content)
-        await storage.label(task_id, Version(version), digests[-1])
+        await storage.label(task_id, Version(version), digests[-1], "{}")
         await storage.label_active(task_id, Version(version))
     await asyncio.gather(*(storage.label_active(task_id, Version(1)) for _ in range(4)))
 

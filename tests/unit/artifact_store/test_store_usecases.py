@@ -241,13 +241,11 @@ async def test_labels_follow_the_versions_and_the_pointer(store: ArtifactStore, 
     task = await store.create_task(creating())
     one = await store.publish(publishing(task.id))
     two = await store.publish(publishing(task.id, code="def run(input): return 2"))
-    assert storage.labels[task.id, "active"] == two.digest
+    assert storage.kept[task.id].active == 2
     await store.activate(ActivateArtifact(task=task.name, version=Version(1), expected_version=Version(2)))
-    assert storage.labels == {
-        (task.id, "000001"): one.digest,
-        (task.id, "000002"): two.digest,
-        (task.id, "active"): one.digest,
-    }
+    kept = storage.kept[task.id]
+    assert (kept.digests, kept.active) == ({1: one.digest, 2: two.digest}, 1)
+    assert '"active_version":1' in (kept.task or "")
 
 
 class _StorageWithoutLabels(MemoryStorage):

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_directory, prepare_storage
 from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
@@ -13,6 +13,8 @@ from loopai_artifact_store.ports import ArtifactStorage, Catalog, ExecutionLog
 from loopai_artifact_store.settings import ArtifactStoreSettings, CatalogBackend, ProgramsBackend
 from loopai_common.errors import StoreUnavailable
 from loopai_common.runtime.service import StartRefused
+
+_CATALOG_FILE: Final = "catalog.sqlite3"
 
 Close = Callable[[], Awaitable[None]]
 
@@ -48,12 +50,17 @@ def open_backends(settings: ArtifactStoreSettings, metrics: StoreMetrics) -> Bac
     return Backends(catalog, executions, storage, (*closing, *close_storage))
 
 
+def has_catalog(settings: ArtifactStoreSettings) -> bool:
+    """Whether there is a catalog that could be read; opening the backends would make an empty one."""
+    return settings.catalog is not CatalogBackend.SQLITE or (settings.data_dir / _CATALOG_FILE).exists()
+
+
 def _open_catalog(
     settings: ArtifactStoreSettings, metrics: StoreMetrics
 ) -> tuple[Catalog, ExecutionLog, tuple[Close, ...]]:
     if settings.catalog is CatalogBackend.MONGODB:
         raise StartRefused("MongoDB is not built yet")
-    catalog_path = settings.data_dir / "catalog.sqlite3"
+    catalog_path = settings.data_dir / _CATALOG_FILE
     executions_path = settings.data_dir / "executions.sqlite3"
     prepare_directory(settings.data_dir)
     prepare_catalog(catalog_path)

@@ -3,13 +3,14 @@
     <task_id>/<digest>            the bytes, created once; metadata: digest, version, status
     <task_id>/versions/000001     a label: the digest
     <task_id>/active              a label: versions/000001
-    <task_id>/<name>.json         documents, for recovery
+    <task_id>/versions/000001.json, <task_id>/task.json      documents, for recovery
 
 A container that is missing is made when the first operation finds that out, so the service starts, and recovers, with
 an account that is away. Every operation ends within a bound, the SDK's own retries included.
 """
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -31,7 +32,7 @@ from azure.storage.blob import BlobProperties, ContentSettings, StorageErrorCode
 from azure.storage.blob.aio import BlobClient, ContainerClient, LinearRetry
 
 from loopai_artifact_store.domain import checked_digest, digest_of
-from loopai_artifact_store.ports import StoredProgram, Timer
+from loopai_artifact_store.ports import Labels, StoredProgram, Timer
 from loopai_common.contracts.base import Digest, TaskId, Version
 from loopai_common.errors import ArtifactCorrupt, ArtifactNotFound, StoreUnavailable, ValidationFailed
 
@@ -48,8 +49,10 @@ _ATTEMPTS_TO_MOVE: Final = 8
 _PLAIN: Final = ContentSettings(content_type="text/plain; charset=utf-8")
 _JSON: Final = ContentSettings(content_type="application/json")
 _PYTHON: Final = ContentSettings(content_type="text/x-python; charset=utf-8")
+_TASK: Final = "task.json"
 _ACTIVE: Final = "active"
 _VERSIONS: Final = "versions"
+_VERSION_LABEL: Final = re.compile(r"versions/(\d{6,10})(\.json)?")
 
 
 class AzureStorage:
@@ -124,11 +127,13 @@ class AzureStorage:
 
         await self._run("delete", work)
 
-    async def label(self, task_id: TaskId, version: Version, digest: Digest) -> None:
+    async def label(self, task_id: TaskId, version: Version, digest: Digest, document: str) -> None:
         program = self._blob(_program(task_id, digest))
-        label = self._blob(_label(task_id, version))
+        name = f"{task_id}/{_VERSIONS}/{version:06d}"
+        label = self._blob(name)
 
         async def work() -> None:
+            await _move(self._blob(f"{name}.json"), document.encode(), _JSON)
             await _move(label, digest.encode(), _PLAIN)
             await _mark(program, {"version": str(version)}, {"status": "stored"})
 
@@ -146,16 +151,47 @@ class AzureStorage:
 
         await self._run("label", work)
 
+    async def label_task(self, task_id: TaskId, document: str) -> None:
+        await self._run("label", lambda: _move(self._blob(f"{task_id}/{_TASK}"), document.encode(), _JSON))
+
+    async def labels(self, task_id: TaskId) -> Labels:
+        task: str | None = None
+        active: Version | None = None
+        digests: dict[Version, Digest] = {}
+        documents: dict[Version, str] = {}
+        async for properties in self._listed(name_starts_with=f"{task_id}/"):
+            name = str(properties.name).partition("/")[2]
+            version = _VERSION_LABEL.fullmatch(name)
+            if name not in (_TASK, _ACTIVE) and version is None:
+                continue
+            text = await self._text(str(properties.name))
+            if name == _TASK:
+                task = text
+            elif name == _ACTIVE:
+                target = _VERSION_LABEL.fullmatch(text)
+                active = None if target is None else Version(int(target[1]))
+            elif version is not None and version[2]:
+                documents[Version(int(version[1]))] = text
+            elif version is not None:
+                digests[Version(int(version[1]))] = Digest(text)
+        return Labels(task, digests, documents, active)
+
+    async def labelled(self) -> AsyncIterator[TaskId]:
+        known: TaskId | None = None
+        async for properties in self._listed():
+            try:
+                task_id = TaskId(UUID(str(properties.name).partition("/")[0]))
+            except ValueError:
+                continue  # not everything in there need be ours
+            if task_id != known:  # they are listed in the order of their names
+                yield task_id
+                known = task_id
+
     async def stored(self) -> AsyncIterator[StoredProgram]:
-        pages = self._container.list_blobs().by_page()
-        while True:
-            found = await self._run("stored", lambda: _next_page(pages))
-            if found is None:
-                return
-            for properties in found:
-                program = _stored_program(properties)
-                if program is not None:
-                    yield program
+        async for properties in self._listed():
+            program = _stored_program(properties)
+            if program is not None:
+                yield program
 
     async def check(self) -> None:
         blob = self._blob(f".probe-{secrets.token_hex(8)}")
@@ -169,6 +205,15 @@ class AzureStorage:
                 await blob.delete_blob()
 
         await self._run("check", work)
+
+    async def _listed(self, name_starts_with: str | None = None) -> AsyncIterator[BlobProperties]:
+        pages = self._container.list_blobs(name_starts_with=name_starts_with).by_page()
+        while (found := await self._run("list", lambda: _next_page(pages))) is not None:
+            for properties in found:
+                yield properties
+
+    async def _text(self, name: str) -> str:
+        return (await self._run("get_label", lambda: _read(self._blob(name)))).decode("utf-8", "replace")
 
     def _blob(self, name: str) -> BlobClient:
         return self._container.get_blob_client(name)
@@ -212,10 +257,6 @@ def _limits() -> dict[str, Any]:
 
 def _program(task_id: TaskId, digest: Digest) -> str:
     return f"{task_id}/{checked_digest(digest)}"
-
-
-def _label(task_id: TaskId, version: Version) -> str:
-    return f"{task_id}/{_VERSIONS}/{version:06d}"
 
 
 async def _create(blob: BlobClient, content: bytes, kind: ContentSettings, metadata: Mapping[str, str]) -> None:

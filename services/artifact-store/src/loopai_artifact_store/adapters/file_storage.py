@@ -2,7 +2,9 @@
 
     <root>/<task_id>/<digest>/program.py
     <root>/<task_id>/versions/000001 -> ../<digest>
+    <root>/<task_id>/versions/000001.json
     <root>/<task_id>/active          -> versions/000001
+    <root>/<task_id>/task.json
 
 Everything is written beside its place and moved there when it is complete, with an ``fsync`` of the file before and of
 the directory after: a reader, and a restart after a power cut, sees the old or the new. Any number of processes may
@@ -22,7 +24,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from loopai_artifact_store.domain import checked_digest, digest_of
-from loopai_artifact_store.ports import StoredProgram, Timer
+from loopai_artifact_store.ports import Labels, StoredProgram, Timer
 from loopai_common.contracts.base import Digest, TaskId, Version
 from loopai_common.errors import ArtifactCorrupt, ArtifactNotFound, StoreUnavailable, ValidationFailed
 
@@ -31,6 +33,7 @@ T = TypeVar("T")
 _PROGRAM = "program.py"
 _VERSIONS = "versions"
 _ACTIVE = "active"
+_TASK = "task.json"
 _TEMPORARY = ".tmp-"
 _ABANDONED_AFTER_SECONDS = 600.0
 """No write takes this long: what is still temporary after it belongs to a process that is no more."""
@@ -108,17 +111,36 @@ class FileStorage:
 
         await self._run("delete", work)
 
-    async def label(self, task_id: TaskId, version: Version, digest: Digest) -> None:
+    async def label(self, task_id: TaskId, version: Version, digest: Digest, document: str) -> None:
         versions = self._directory(task_id, digest).parent / _VERSIONS
 
         def work() -> None:
             _make_directory(versions)
+            _write(versions / f"{_label(version)}.json", document.encode())
             _link(versions / _label(version), Path("..") / digest)
 
         await self._run("label", work)
 
     async def label_active(self, task_id: TaskId, version: Version) -> None:
         await self._run("label", lambda: _link(self._root / str(task_id) / _ACTIVE, Path(_VERSIONS) / _label(version)))
+
+    async def label_task(self, task_id: TaskId, document: str) -> None:
+        directory = self._root / str(task_id)
+
+        def work() -> None:
+            _make_directory(directory)
+            if not _holds(directory / _TASK, document.encode()):
+                _write(directory / _TASK, document.encode())
+                _sync_directory(directory)
+
+        await self._run("label", work)
+
+    async def labels(self, task_id: TaskId) -> Labels:
+        return await self._run("labels", lambda: _labels(self._root / str(task_id)))
+
+    async def labelled(self) -> AsyncIterator[TaskId]:
+        for task_id in await self._run("labelled", lambda: list(_tasks(self._root))):
+            yield task_id
 
     async def stored(self) -> AsyncIterator[StoredProgram]:
         for program in await self._run("stored", lambda: list(_walk(self._root))):
@@ -141,6 +163,32 @@ class FileStorage:
 
 def _label(version: Version) -> str:
     return f"{version:06d}"
+
+
+def _labels(directory: Path) -> Labels:
+    digests: dict[Version, Digest] = {}
+    documents: dict[Version, str] = {}
+    for path in directory.glob(f"{_VERSIONS}/*"):
+        if not path.stem.isdecimal():
+            continue  # not everything in there need be ours
+        version = Version(int(path.stem))
+        if path.suffix == ".json":
+            documents[version] = path.read_text("utf-8", "replace")
+        elif path.is_symlink():
+            digests[version] = Digest(path.readlink().name)
+    task, active = directory / _TASK, directory / _ACTIVE
+    return Labels(
+        task.read_text("utf-8", "replace") if task.exists() else None,
+        digests,
+        documents,
+        Version(int(active.readlink().name)) if active.is_symlink() and active.readlink().name.isdecimal() else None,
+    )
+
+
+def _tasks(root: Path) -> Iterator[TaskId]:
+    for path in root.iterdir():
+        with suppress(ValueError):  # as above
+            yield TaskId(UUID(path.name))
 
 
 def _holds(path: Path, content: bytes) -> bool:

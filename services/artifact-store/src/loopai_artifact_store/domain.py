@@ -638,7 +638,7 @@ def flaws(copy: TaskCopy) -> tuple[Flaw, ...]:
         found.append(Flaw("dangling_generation", f"generations made versions that are not there: {sorted(lost)}"))
     for artifact in copy.artifacts:
         if artifact.document.task_id != task.id:
-            found.append(Flaw("wrong_document", f"version {artifact.version} is one of another task"))
+            found.append(Flaw("foreign_version", f"version {artifact.version} is one of another task"))
     return tuple(found)
 
 

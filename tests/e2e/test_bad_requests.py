@@ -203,6 +203,8 @@ async def test_paths_that_are_not_there(http: httpx.AsyncClient) -> None:
         ("sampling_rate", "0.1"),
         ("sampling_rate", 1.1),
         ("isolation", "shared"),
+        ("comparison", "similar"),
+        ("comparison_threshold", -0.1),
         ("examples", [{"input": {"text": "a"}, "output": "ham"}] * 10_001),
         ("examples", [{"input": {"text": "a"}}]),
         ("input_schema", {"type": "nonsense"}),

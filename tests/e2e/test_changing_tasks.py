@@ -90,6 +90,8 @@ class TestChanging:
             ({"accuracy_target": 1.5}, "accuracy_target"),
             ({"accuracy_target": "0.5"}, "accuracy_target"),
             ({"isolation": "thread"}, "isolation"),
+            ({"comparison": "about"}, "comparison"),
+            ({"comparison_threshold": 1.1}, "comparison_threshold"),
             ({"input_schema": {}}, "input_schema"),
             ({"examples": [{"input": {"text": 1}, "output": "ham"}]}, "examples/0/input/text"),
             ({"examples": [{"input": {"text": "a"}, "output": "neither"}]}, "examples/0/output"),

@@ -63,9 +63,10 @@ def test_tasks_are_listed_shown_and_changed(loopai: Command, mood: str) -> None:
     assert [task["name"] for task in listed] == [mood]
     assert "active version" in loopai.text("tasks", "get", mood)
     assert loopai.text("task", "show", mood) == loopai.text("tasks", "get", mood)
-    changed = loopai.json("tasks", "update", mood, "--sampling-rate", "0.5")
+    changes = ["--sampling-rate", "0.5", "--comparison", "fuzzy", "--comparison-threshold", "0.7"]
+    changed = loopai.json("tasks", "update", mood, *changes)
     assert isinstance(changed, dict)
-    assert changed["sampling_rate"] == 0.5
+    assert (changed["sampling_rate"], changed["comparison"], changed["comparison_threshold"]) == (0.5, "fuzzy", 0.7)
     refused = loopai.run("tasks", "update", mood, "--description", "x", "--expected-revision", "1")
     assert (refused.exit_code, refused.stderr.partition(":")[0]) == (1, "precondition_failed")
 

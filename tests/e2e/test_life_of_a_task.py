@@ -17,7 +17,8 @@ pytestmark = pytest.mark.both_lanes
 
 TASK_KEYS = {
     "id", "name", "description", "input_schema", "output_schema", "examples", "total_examples", "accuracy_target",
-    "latency_target_ms", "sampling_rate", "isolation", "status", "status_reason", "active_version", "rollout",
+    "latency_target_ms", "sampling_rate", "isolation", "comparison",
+    "comparison_threshold", "status", "status_reason", "active_version", "rollout",
     "total_versions", "revision", "created_at", "updated_at",
 }  # fmt: skip
 EXECUTION_KEYS = {

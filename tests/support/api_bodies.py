@@ -13,6 +13,8 @@ TASK: dict[str, Any] = {
     "latency_target_ms": 10,
     "sampling_rate": 0.1,
     "isolation": "call",
+    "comparison": "exact",
+    "comparison_threshold": 0.8,
     "status": "ready",
     "status_reason": None,
     "active_version": 1,

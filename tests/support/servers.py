@@ -10,9 +10,10 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from pymongo import MongoClient
@@ -97,39 +98,119 @@ class Server:
 
 
 class Mongo(Server):
-    """A mongod; a replica set of one member unless ``standalone``, so that transactions work."""
+    """A mongod; a replica set of one member unless ``standalone``, so that transactions work.
 
-    def __init__(self, directory: Path, *, port: int | None = None, standalone: bool = False) -> None:
+    ``parameters`` are those of ``--setParameter``.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        standalone: bool = False,
+        parameters: Mapping[str, object] | None = None,
+    ) -> None:
         binary = _installed("MongoDB", "python/fiftyone/db/bin/mongod")
         port = port or free_port()
         self._standalone = standalone
         data = directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         command = [str(binary), "--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--quiet"]
-        command += ["--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"]
+        command += ["--wiredTigerCacheSizeGB", "0.25"]
+        for name, value in {"diagnosticDataCollectionEnabled": "false", **(parameters or {})}.items():
+            command += ["--setParameter", f"{name}={value}"]
         if not standalone:
             command += ["--replSet", "rs0"]
         super().__init__(command, port, directory / "mongod.log", self._ready)
 
     @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
     def url(self) -> str:
         """The connection string."""
         options = "" if self._standalone else "?replicaSet=rs0"
-        return f"mongodb://127.0.0.1:{self.port}/{options}"
+        return f"mongodb://{self.address}/{options}"
 
-    def _ready(self) -> bool:
-        address = f"mongodb://127.0.0.1:{self.port}/?directConnection=true&serverSelectionTimeoutMS=200"
-        client: MongoClient[dict[str, object]] = MongoClient(address)
+    def admin(self, command: str, value: object = 1, **more: Any) -> dict[str, Any]:
+        """Runs a command on this very server."""
+        address = f"mongodb://{self.address}/?directConnection=true&serverSelectionTimeoutMS=200"
+        client: MongoClient[dict[str, Any]] = MongoClient(address)
         try:
-            hello = client.admin.command("hello")
-            if not self._standalone and "setName" not in hello:
-                member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
-                client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
-            return bool(hello.get("isWritablePrimary"))
-        except PyMongoError:
-            return False
+            return client.admin.command(command, value, **more)
         finally:
             client.close()
+
+    def _ready(self) -> bool:
+        try:
+            hello = self.admin("hello")
+            if not self._standalone and "setName" not in hello:
+                self.initiate([self])
+            return self._serves(hello)
+        except PyMongoError:
+            return False
+
+    def initiate(self, members: "Sequence[Mongo]") -> None:
+        """Makes ``members``, this one among them, a replica set that elects within two seconds."""
+        configuration = {
+            "_id": "rs0",
+            "members": [{"_id": number, "host": member.address} for number, member in enumerate(members)],
+            "settings": {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500},
+        }
+        self.admin("replSetInitiate", configuration)
+
+    def _serves(self, hello: Mapping[str, Any]) -> bool:
+        return bool(hello.get("isWritablePrimary"))
+
+
+class _MongoMember(Mongo):
+    """One of several, which serves wherever it stands."""
+
+    def initiate(self, members: Sequence[Mongo]) -> None:
+        if len(members) > 1:
+            super().initiate(members)
+
+    def _serves(self, hello: Mapping[str, Any]) -> bool:
+        return True
+
+
+class MongoReplicaSet:
+    """Three members, of which any may be stopped, killed, frozen and started again."""
+
+    def __init__(self, directory: Path, *, parameters: Mapping[str, object] | None = None) -> None:
+        self.members = [_MongoMember(directory / str(number), parameters=parameters) for number in range(3)]
+
+    @property
+    def url(self) -> str:
+        """The connection string, which names every member."""
+        return f"mongodb://{','.join(member.address for member in self.members)}/?replicaSet=rs0"
+
+    @property
+    def primary(self) -> Mongo:
+        """The member that takes writes; waits until there is one."""
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            for member in self.members:
+                with suppress(PyMongoError):
+                    if member.admin("hello")["isWritablePrimary"]:
+                        return member
+            time.sleep(0.05)
+        raise AssertionError("the replica set has no primary")
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for member in self.members:
+                stack.enter_context(member)
+            self.members[0].initiate(self.members)
+            _ = self.primary
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
 class Valkey(Server):

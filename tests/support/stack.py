@@ -33,6 +33,8 @@ class LocalStack:
         api_workers: int | None = None,
         executor_workers: int | None = None,
         keys_file: Path | None = None,
+        mongo_url: str | None = None,
+        generator_url: str | None = None,
     ) -> None:
         self.events: list[Event] = []
         self._loop = asyncio.new_event_loop()
@@ -44,6 +46,8 @@ class LocalStack:
             api_workers=api_workers,
             executor_workers=executor_workers,
             keys_file=keys_file,
+            mongo_url=mongo_url,
+            generator_url=generator_url,
         )
         self._stack = Stack(settings, self.events.append)
 

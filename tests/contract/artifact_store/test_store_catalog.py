@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,8 @@ class TestCreatingTasks:
             accuracy_target=0.75,
             latency_target_ms=20,
             sampling_rate=0.0,
+            comparison="fuzzy",
+            comparison_threshold=0.6,
         )
         created = await store.create_task(creating().model_copy(update={"definition": said}))
         kept = await store.get_task(GetTask(task=said.name))
@@ -96,6 +99,13 @@ class TestCreatingTasks:
         first = await store.create_task(command)
         assert (await store.create_task(command)).id == first.id
         assert await events_of(catalog) == [subjects.TASK_CREATED]
+
+    async def test_a_comparison_is_part_of_what_a_key_stands_for(self, store: ArtifactStore) -> None:
+        command = creating("spam", key="k1", comparison="fuzzy")
+        first = await store.create_task(command)
+        assert (await store.create_task(command)).id == first.id
+        with pytest.raises(IdempotencyKeyReused):
+            await store.create_task(creating("spam", key="k1"))
 
     async def test_fifty_parallel_calls_with_one_key_make_one_task(
         self, store: ArtifactStore, catalog: Catalog
@@ -346,6 +356,11 @@ class TestMovingThePointer:
         assert await events_of(catalog) == []
 
 
+def failing(task_id: TaskId, **changes: Any) -> FailTask:
+    values: dict[str, Any] = {"task_id": task_id, "generation_id": GenerationId(new_uuid()), "reason": "no"}
+    return FailTask.model_validate(values | changes)
+
+
 class TestFailing:
     async def test_a_task_without_a_version_fails_with_the_reason(self, store: ArtifactStore, catalog: Catalog) -> None:
         task = await store.create_task(creating())
@@ -359,6 +374,38 @@ class TestFailing:
         failed = await store.fail_task(FailTask(task_id=task.id, generation_id=GenerationId(new_uuid()), reason="no"))
         assert (failed.status, failed.status_reason) == (TaskStatus.READY, None)
         assert (await events_of(catalog))[-1] == subjects.TASK_FAILED
+
+    async def test_the_version_that_stands_in_stays_where_one_is_active(
+        self, store: ArtifactStore, catalog: Catalog
+    ) -> None:
+        task = await store.create_task(creating())
+        for _ in range(2):
+            await store.publish(publishing(task.id))
+        await forget_events(catalog)
+        failed = await store.fail_task(failing(task.id, fallback_version=1))
+        assert (failed.status, failed.active_version) == (TaskStatus.READY, 2)
+        (event,) = await catalog.pending_events(10)
+        assert TaskFailed.model_validate_json(event.body).fallback_version == 1
+
+    async def test_the_version_that_stands_in_becomes_active_where_none_is(
+        self, store: ArtifactStore, catalog: Catalog
+    ) -> None:
+        task = await store.create_task(creating())
+        await store.publish(publishing(task.id, activate=False))
+        await forget_events(catalog)
+        command = failing(task.id, fallback_version=1)
+        for _ in range(2):
+            failed = await store.fail_task(command)
+            assert (failed.status, failed.status_reason, failed.active_version) == (TaskStatus.READY, None, 1)
+        (activation,) = (await catalog.activations(task.id, before=None, limit=10)).items
+        assert (activation.actor, activation.reason) == ("system", "fallback: no")
+        assert await events_of(catalog) == [subjects.ARTIFACT_ACTIVATED, subjects.TASK_FAILED]
+
+    async def test_a_version_that_is_not_there_cannot_stand_in(self, store: ArtifactStore, catalog: Catalog) -> None:
+        task = await store.create_task(creating())
+        with pytest.raises(ArtifactNotFound):
+            await store.fail_task(failing(task.id, fallback_version=1))
+        assert (await catalog.task(task.id)).status is TaskStatus.GENERATING
 
     async def test_a_generation_fails_once(self, store: ArtifactStore, catalog: Catalog) -> None:
         task = await store.create_task(creating())

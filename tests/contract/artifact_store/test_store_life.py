@@ -25,6 +25,7 @@ from loopai_common.contracts.base import GenerationId, TaskId, Version
 from loopai_common.contracts.generation import GenerateProgram, GetGeneration, StartGeneration
 from loopai_common.contracts.tasks import (
     ArchiveTask,
+    Comparison,
     FailTask,
     GetTask,
     Isolation,
@@ -82,7 +83,15 @@ class TestChangingATask:
     async def test_what_is_named_changes_and_the_rest_stays(self, store: ArtifactStore) -> None:
         before = await store.create_task(creating())
         after = await store.update_task(
-            updating(before.name, description="Better.", accuracy_target=0.5, isolation="process", sampling_rate=0.0)
+            updating(
+                before.name,
+                description="Better.",
+                accuracy_target=0.5,
+                isolation="process",
+                sampling_rate=0.0,
+                comparison="structured",
+                comparison_threshold=1.0,
+            )
         )
         assert await store.get_task(GetTask(task=before.name)) == after
         assert after == before.model_copy(
@@ -91,6 +100,8 @@ class TestChangingATask:
                 "accuracy_target": 0.5,
                 "isolation": Isolation.PROCESS,
                 "sampling_rate": 0.0,
+                "comparison": Comparison.STRUCTURED,
+                "comparison_threshold": 1.0,
                 "revision": before.revision + 1,
                 "updated_at": after.updated_at,
             }

@@ -19,7 +19,8 @@ from loopai_common.contracts.base import GenerationId, TaskId
 from loopai_common.contracts.tasks import FailTask, TaskStatus
 from loopai_common.errors import ArtifactNotFound, ValidationFailed, VersionConflict
 from loopai_common.identifiers import new_uuid
-from tests.contract.artifact_store.builders import creating, open_sqlite, publishing, store_on
+from tests.contract.artifact_store.builders import creating, mongodb_of, open_sqlite, publishing, store_on
+from tests.support.servers import Mongo
 
 GENERATIONS = [GenerationId(new_uuid()) for _ in range(4)]
 
@@ -118,6 +119,16 @@ def test_versions_and_pointer_stay_valid_in_sqlite(script: list[Step]) -> None:
 
     with tempfile.TemporaryDirectory() as directory:
         asyncio.run(run(Path(directory)))
+
+
+@given(steps)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_versions_and_pointer_stay_valid_in_mongodb(mongo: Mongo, script: list[Step]) -> None:
+    async def run() -> None:
+        async with mongodb_of(mongo) as opened:
+            await check(opened.catalog, script)
+
+    asyncio.run(run())
 
 
 @given(st.binary(min_size=1, max_size=40), st.binary(max_size=20))

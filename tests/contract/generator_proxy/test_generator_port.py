@@ -11,9 +11,10 @@ from loopai_common.contracts.base import GenerationId
 from loopai_common.errors import GeneratorFailed
 from loopai_common.identifiers import new_uuid
 from loopai_generator_proxy.adapters.http_generator import HttpGenerator, http_client
-from loopai_generator_proxy.domain import RetryPolicy
+from loopai_generator_proxy.domain import GeneratorRole, RetryPolicy
 from loopai_generator_proxy.metrics import GenerationMetrics
 from loopai_generator_proxy.ports import Generator
+from loopai_generator_proxy.resilience import CircuitBreaker, ResilientGenerator
 from tests.support.service_process import ServiceProcess
 from tests.support.sms import generation_request, load, messages
 from tests.support.stub_http import Answer, StubHttpServer
@@ -37,12 +38,12 @@ async def generator(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIter
             yield http_generator(client, stub.url)
 
 
-def http_generator(client: httpx.AsyncClient, url: str) -> HttpGenerator:
-    return HttpGenerator(
-        client,
-        url,
-        GenerationMetrics(CollectorRegistry()),
-        api_key=None,
+def http_generator(client: httpx.AsyncClient, url: str) -> Generator:
+    observer = GenerationMetrics(CollectorRegistry()).calls_to(GeneratorRole.PRIMARY)
+    return ResilientGenerator(
+        HttpGenerator(client, url, api_key=None).attempt,
+        CircuitBreaker(failures=5, open_seconds=30.0, on_change=observer.breaker_changed),
+        observer,
         policy=RetryPolicy(),
         attempt_timeout_seconds=90.0,
         total_timeout_seconds=120.0,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loopai_common.contracts.artifacts import ArtifactStatus, ListActivations, ListArtifacts
 from loopai_common.contracts.base import GenerationId
-from loopai_common.contracts.tasks import GetTask, Isolation, TaskStatus, UpdateTask
+from loopai_common.contracts.tasks import Comparison, GetTask, Isolation, TaskStatus, UpdateTask
 from loopai_common.identifiers import new_uuid
 from tests.contract.artifact_store.builders import creating, open_sqlite, publishing, store_on
 
@@ -23,6 +23,7 @@ async def test_a_catalog_of_the_first_schema_is_brought_up_to_date(tmp_path: Pat
         task = await store.get_task(GetTask(task="spam-detection"))
         assert (task.status, task.active_version, task.total_versions) == (TaskStatus.READY, 1, 2)
         assert (task.isolation, task.rollout, task.revision) == (Isolation.CALL, None, 1)
+        assert (task.comparison, task.comparison_threshold) == (Comparison.EXACT, 0.8)
         assert [example.output for example in task.examples] == ["ham", "spam"]
         assert (await catalog.task(task.id)).examples_bytes == len((await catalog.examples(task.id)).encode())
         listed = (await store.list_artifacts(ListArtifacts(task=task.name))).items

@@ -28,6 +28,7 @@ from loopai_common.contracts.frames import (
     FramePart,
 )
 from loopai_common.contracts.health import Ping, Pong
+from loopai_common.contracts.tasks import Comparison
 from loopai_common.runtime.broker import Bus
 from loopai_common.runtime.rpc import RpcClient
 from loopai_executor.main import create_app
@@ -264,6 +265,34 @@ async def test_check_reports_scores_apart_latencies_and_first_failures(stage: St
     assert report.latency_p50_ms is not None
     assert report.latency_p99_ms is not None
     assert 0 < report.latency_p50_ms <= report.latency_p99_ms
+
+
+@pytest.mark.parametrize(
+    ("comparison", "threshold", "passed", "similarities"),
+    [
+        ("exact", 0.0, 1, [None, None]),
+        ("fuzzy", 0.75, 2, [0.0]),
+        ("fuzzy", 0.9, 1, [0.75, 0.0]),
+        ("structured", 0.5, 3, []),
+        ("structured", 0.8, 1, [0.5, 0.5]),
+    ],
+)
+async def test_check_compares_outputs_as_the_task_says(
+    stage: Stage, comparison: str, threshold: float, passed: int, similarities: list[float | None]
+) -> None:
+    right = {"city": "Hannover", "code": 1}
+    outputs = (right, {**right, "city": "Hanover."}, {**right, "code": 2})
+    command = CheckProgram(
+        code=f"def run(x):\n    return {right!r}\n",
+        input_schema=True,
+        output_schema=True,
+        examples=tuple(CheckExample(input=i, output=output) for i, output in enumerate(outputs)),
+        comparison=Comparison(comparison),
+        comparison_threshold=threshold,
+    )
+    report = await stage.rpc.call(subjects.PROGRAMS_CHECK, command, CheckReport, timeout=PATIENCE_SECONDS)
+    assert (report.shown.passed, report.shown.total) == (passed, 3)
+    assert [failure.similarity for failure in report.failures] == similarities
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -14,12 +16,15 @@ import pytest
 from nats.js.api import AckPolicy, ConsumerConfig
 from pydantic import JsonValue
 
+from loopai_client.dead_letters import DeadLetters
 from loopai_client.local.nats_server import NatsServer, free_port
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
+    ArtifactPage,
     ArtifactStatus,
     GetArtifact,
     Language,
+    ListArtifacts,
     ProgramArtifact,
     PublishArtifact,
     Score,
@@ -94,6 +99,7 @@ class World:
         self.failed: list[FailTask] = []
         self.checks: list[CheckProgram] = []
         self.store_is_away = False
+        self.versions: list[ProgramArtifact] = []
 
     def store(self) -> None:
         @self.bus.on(subjects.TASKS_GET)
@@ -114,6 +120,10 @@ class World:
         async def get_artifact(query: GetArtifact) -> ProgramArtifact:
             of = PublishArtifact(task_id=TaskId(UUID(query.task)), generation_id=GenerationId(new_uuid()), code=ACTIVE)
             return artifact(of).model_copy(update={"code": ACTIVE})
+
+        @self.bus.on(subjects.ARTIFACTS_LIST)
+        async def list_artifacts(query: ListArtifacts) -> ArtifactPage:
+            return ArtifactPage(items=tuple(self.versions))
 
         @self.bus.on(subjects.ARTIFACTS_PUBLISH)
         async def publish(command: PublishArtifact) -> ProgramArtifact:
@@ -463,6 +473,98 @@ async def test_no_more_generations_run_at_once_than_allowed(own_nats: NatsServer
         assert most == 2
 
 
+async def test_ninth_generation_stays_in_the_stream(own_nats: NatsServer, tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    async def wait(writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        await program()(writer)
+
+    async with world(own_nats) as around, listening(wait) as stub, proxy(own_nats, tmp_path, stub.url):
+        for _ in range(9):
+            await around.create(task(PRIZES))
+        await eventually(lambda: stub.attempts == 8, "eight are asked for")
+        waiting = await around.bus.jetstream.consumer_info(*WORK[0])
+        assert (waiting.num_ack_pending, waiting.num_pending) == (8, 1)
+        gate.set()
+        await eventually(lambda: len(around.published) == 9, "all are published")
+        assert stub.attempts == 9
+
+
+async def test_process_that_is_killed_in_the_middle_is_done_again_once(own_nats: NatsServer, tmp_path: Path) -> None:
+    hold = asyncio.Event()
+
+    async def never(writer: asyncio.StreamWriter) -> None:
+        await hold.wait()
+
+    async with world(own_nats) as around, listening(never, program()) as stub:
+        # The service's consumer, with half the patience; still more than a heartbeat takes.
+        stream, consumer = WORK[0]
+        impatient = ConsumerConfig(
+            durable_name=consumer,
+            filter_subject=subjects.TASK_CREATED,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=15.0,
+            max_deliver=5,
+        )
+        await around.bus.jetstream.add_consumer(stream, impatient)
+        async with proxy(own_nats, tmp_path, stub.url) as process:
+            event = await around.create(task(PRIZES))
+            await eventually(lambda: stub.attempts == 1, "the generator is asked")
+            os.kill(process.pid, signal.SIGKILL)
+        assert around.published == []
+        async with proxy(own_nats, tmp_path, stub.url) as process:
+            await eventually(lambda: around.published, "the next instance does it")
+            assert "loopai_bus_redeliveries_total" in (await get(f"{process.url}/metrics")).text
+        hold.set()
+        assert [command.generation_id for command in around.published] == [event.generation_id]
+        assert {headers["idempotency-key"] for headers, _ in stub.asked} == {str(event.generation_id)}
+        assert around.failed == []
+
+
+async def test_generator_that_is_down_is_asked_four_times_and_then_left_alone(
+    own_nats: NatsServer, tmp_path: Path
+) -> None:
+    settings = {
+        "LOOPAI_GENERATOR_PROXY_BREAKER_FAILURES": "1",
+        "LOOPAI_GENERATOR_PROXY_BREAKER_OPEN_SECONDS": "3600",
+    }
+    async with (
+        world(own_nats) as around,
+        listening(text("", status=500)) as stub,
+        proxy(own_nats, tmp_path, stub.url, **settings) as process,
+    ):
+        await around.create(task(PRIZES))
+        await eventually(lambda: len(around.failed) == 1, "the task fails")
+        assert "HTTP 500 (4 attempts)" in around.failed[0].reason
+        await around.create(task(PRIZES))
+        await eventually(lambda: len(around.failed) == 2, "the next one fails at once")
+        assert "is left alone; try again in" in around.failed[1].reason
+        assert stub.attempts == 4
+        ready = await get(f"{process.url}/health/ready")
+        assert (ready.status_code, ready.json()["status"]) == (200, "degraded")
+        assert "circuit breaker is open" in ready.json()["checks"]["circuit_breaker"]["detail"]
+        metrics = (await get(f"{process.url}/metrics")).text
+        assert 'loopai_generator_breaker_state{generator="primary",state="open"} 1.0' in metrics
+        assert "circuit_breaker_changed" in process.log
+    assert await dead_letters(own_nats) == 0
+
+
+async def test_first_generation_that_an_operator_puts_back_is_made(own_nats: NatsServer, tmp_path: Path) -> None:
+    async with world(own_nats) as around, listening(program()) as stub, proxy(own_nats, tmp_path, stub.url):
+        made = task(PRIZES, status=TaskStatus.FAILED)
+        around.tasks[str(made.id)] = made
+        letter = TaskCreated(task_id=made.id, name=made.name, generation_id=GenerationId(new_uuid()))
+        kept = await around.bus.jetstream.publish(
+            subjects.dead_letter(subjects.TASK_CREATED), letter.model_dump_json().encode()
+        )
+        await eventually(lambda: around.failed, "the generation ends as failed")
+        async with DeadLetters.at(own_nats.url) as letters:
+            assert await letters.replay(kept.seq) == subjects.TASK_CREATED
+        await eventually(lambda: around.published, "a version is published")
+        assert around.published[0].generation_id == letter.generation_id
+
+
 async def test_sigterm_in_the_middle_loses_no_task(own_nats: NatsServer, tmp_path: Path) -> None:
     hold = asyncio.Event()
 
@@ -493,7 +595,7 @@ async def test_generator_that_recovers_is_not_noticed(own_nats: NatsServer, tmp_
         await eventually(lambda: around.published, "a version is published")
         assert stub.attempts == 2
         metrics = (await get(f"{process.url}/metrics")).text
-        assert 'loopai_generation_attempts_total{outcome="status_5xx"} 1.0' in metrics
+        assert 'loopai_generation_attempts_total{generator="primary",outcome="status_5xx"} 1.0' in metrics
         assert 'loopai_generations_total{outcome="activated"} 1.0' in metrics
     assert await dead_letters(own_nats) == 0
 

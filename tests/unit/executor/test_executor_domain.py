@@ -1,53 +1,10 @@
 """The rules of execution."""
 
-from typing import Any
-
 import pytest
 
 from loopai_common.identifiers import new_id
-from loopai_executor.domain import Counts, DeathCounter, Split, equal_outputs, percentile, rollout_share
+from loopai_executor.domain import Counts, DeathCounter, Split, percentile, rollout_share
 from tests.support.sandbox import program
-
-
-@pytest.mark.parametrize(
-    ("expected", "actual"),
-    [
-        (1, 1),
-        (1, 1.0),
-        (0.3, 0.1 + 0.2),
-        ("a", "a"),
-        (None, None),
-        (True, True),
-        ([1, [2, {"a": None}]], [1, [2, {"a": None}]]),
-        ({"a": 1, "b": 2}, {"b": 2.0000000001, "a": 1}),
-        (10**30, 10**30),
-    ],
-)
-def test_equal_outputs(expected: Any, actual: Any) -> None:
-    assert equal_outputs(expected, actual)
-    assert equal_outputs(actual, expected)
-
-
-@pytest.mark.parametrize(
-    ("expected", "actual"),
-    [
-        (1, True),
-        (0, False),
-        (True, False),
-        (0, None),
-        (1, "1"),
-        (1.0, 1.0000001),
-        ([1, 2], [2, 1]),
-        ([1], [1, 1]),
-        ({"a": 1}, {"a": 1, "b": None}),
-        ([], {}),
-        ("", 7.204908994026482),
-        ([True], [1]),
-    ],
-)
-def test_unequal_outputs(expected: Any, actual: Any) -> None:
-    assert not equal_outputs(expected, actual)
-    assert not equal_outputs(actual, expected)
 
 
 def test_percentile_is_the_nearest_rank() -> None:

@@ -27,9 +27,9 @@ def test_auto_falls_back_to_keywords_for_few_examples() -> None:
     assert learn(generation_request(messages()[:5])).strategy is SynthesisStrategy.RULE
 
 
-@pytest.mark.parametrize("strategy", [SynthesisStrategy.DSL, SynthesisStrategy.HYBRID])
+@pytest.mark.parametrize("strategy", [SynthesisStrategy.HYBRID])
 def test_a_strategy_that_is_not_there_is_refused(strategy: SynthesisStrategy) -> None:
-    with pytest.raises(CannotLearn, match="use auto, ml, rule"):
+    with pytest.raises(CannotLearn, match="use auto, dsl, ml, rule"):
         learn(generation_request(messages()[:100], strategy=strategy))
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
 
+from benchmarks.intents import corpus
 from loopai_common.contracts.tasks import Example
+from loopai_executor.sandbox.isolation import IsolatedProgram
 from loopai_generator.domain import CannotLearn, LabelTask, read_label_task
 from loopai_generator.learners.linear import (
     MAX_WEIGHTS,
@@ -41,7 +43,7 @@ def tickets(each: int = 20) -> tuple[Example, ...]:
 
 
 def model_of(task: LabelTask, size: int = 4) -> LinearModel:
-    names, rows = feature_matrix([example.text for example in task.examples], size)
+    names, rows = feature_matrix(task.examples, size)
     return fit_model(rows, np.array([example.label for example in task.examples]), names, size)
 
 
@@ -77,7 +79,7 @@ def test_rounding_the_weights_changes_next_to_no_decision() -> None:
     task, judged = read_label_task(generation_request(known)), read_label_task(generation_request(unseen))
     model = model_of(task)
     labels = np.array([example.label for example in task.examples])
-    names, rows = feature_matrix([example.text for example in task.examples + judged.examples], 4)
+    names, rows = feature_matrix(task.examples + judged.examples, 4)
     column = {name: position for position, name in enumerate(names)}
     rows = rows[:, [column[name] for name in model.features]]
     exact = LinearSVC(C=0.02, class_weight="balanced", random_state=0).fit(rows[: len(known)], labels)
@@ -224,3 +226,38 @@ def test_more_text_than_fits_is_learned_from_in_part() -> None:
     learned = LinearTextLearner().learn(generation_request(long))
     assert learned.notes[0].startswith("The examples hold more text")
     assert load(learned.code)({"text": "apple"}) == "ham"
+
+
+def test_fields_beside_the_text_stand_in_the_table_as_facts() -> None:
+    pairs = tuple(
+        Example(
+            input={"text": f"letter {n} of many", "amount": n, "kind": "ab"[n % 2]}, output="xy"[(n > 50) ^ (n % 2)]
+        )
+        for n in range(100)
+    )
+    learned = LinearTextLearner().learn(generation_request(pairs, input_schema={"type": "object"}))
+    assert "'amount > " in learned.code
+    assert "\"kind = 'a'\"" in learned.code
+
+
+def test_weights_with_quotes_and_other_signs_are_read_back_as_they_were() -> None:
+    signs = ('it\'s "so"', "a\\b : c", "tab\there", "é漢 \u2028 x", ":) 5 :x", '"""')
+    pairs = tuple(
+        Example(input={"text": f"{sign} {n}"}, output=f"label {position}")
+        for n in range(6)
+        for position, sign in enumerate(signs)
+    )
+    task = read_label_task(generation_request(pairs, output_schema={"type": "string"}))
+    model = model_of(task, 3)
+    module: dict[str, Any] = {}
+    exec(write(model, task, None), module)
+    assert tuple(sorted(module["WEIGHTS"])) == tuple(sorted(model.features))
+    assert [module["run"](example.input) for example in pairs] == [example.output for example in pairs]
+
+
+def test_texts_of_77_labels_are_learned_into_a_program_that_can_be_stored() -> None:
+    pairs = tuple(Example(input={"text": text}, output=label) for text, label in corpus(2000))
+    learned = LinearTextLearner().learn(generation_request(pairs, output_schema={"type": "string"}))
+    assert learned.confidence > 0.7
+    assert len(learned.code.encode()) < 1024 * 1024
+    assert IsolatedProgram(compile(learned.code, "<program>", "exec"), "run").restores

@@ -11,7 +11,7 @@ from loopai_common.contracts.generation import GenerateProgram, GenerationReques
 from loopai_common.contracts.tasks import Example, FailTask, TaskSpecification
 from loopai_common.errors import ArtifactCorrupt, LoopaiError
 from loopai_common.identifiers import new_uuid
-from loopai_generator_proxy.domain import Outcome, Program, digest_of
+from loopai_generator_proxy.domain import Outcome, Program, StandIn, digest_of
 from tests.support.builders import LABEL_SCHEMA, TEXT_SCHEMA
 
 
@@ -78,12 +78,16 @@ class MemoryStore:
         self.failed: list[FailTask] = []
         self.missing: LoopaiError | None = None
         self.active: str | None = None
+        self.versions_made: list[ProgramArtifact] = []
 
     async def artifact(self, task_id: TaskId, version: Version) -> ProgramArtifact:
         if self.active is None:
             raise ArtifactCorrupt("the bytes do not match")
         stored = PublishArtifact(task_id=task_id, generation_id=GenerationId(new_uuid()), code=self.active)
         return artifact(stored, version)
+
+    async def versions(self, task_id: TaskId) -> list[ProgramArtifact]:
+        return self.versions_made
 
     async def version_made(self, command: GenerateProgram) -> Version | None:
         made = [
@@ -153,9 +157,13 @@ class CountingObserver:
         self.outcomes: list[Outcome] = []
         self.rounds: list[int] = []
         self.accuracies: list[float] = []
+        self.stand_ins: list[StandIn] = []
 
     def started(self) -> None:
         self.in_flight += 1
+
+    def fell_back(self, stand_in: StandIn) -> None:
+        self.stand_ins.append(stand_in)
 
     def finished(self, outcome: Outcome, seconds: float) -> None:
         self.in_flight -= 1

@@ -4,7 +4,7 @@ import pytest
 
 from loopai_common.contracts.artifacts import ExampleFailure, Score
 from loopai_common.contracts.execution import CheckExample, CheckReport
-from loopai_common.contracts.tasks import Example
+from loopai_common.contracts.tasks import Comparison, Example
 from loopai_generator_proxy import domain
 from loopai_generator_proxy.domain import Program, Round
 from tests.unit.generator_proxy.memory import command, task
@@ -19,6 +19,12 @@ def score(passed: int, total: int) -> Score:
 def played(shown: Score, held_back: Score, *, loaded: bool = True, own_confidence: float = 0.0) -> Round:
     report = CheckReport(loaded=loaded, shown=shown, held_back=held_back, latency_p50_ms=0.05, latency_p99_ms=0.1)
     return Round(Program(CODE, own_confidence=own_confidence), report)
+
+
+def test_the_check_compares_as_the_task_says() -> None:
+    given = task(1, comparison="fuzzy", comparison_threshold=0.7)
+    check = domain.check_for(given, Program(CODE), [False])
+    assert (check.comparison, check.comparison_threshold) == (Comparison.FUZZY, 0.7)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +100,12 @@ def test_later_round_is_told_the_shown_failures_only() -> None:
     shown, hidden = given.examples[0], given.examples[1]
     report = CheckReport(
         loaded=True,
-        failures=tuple(ExampleFailure(input=e.input, expected=e.output, actual="x") for e in (shown, hidden)),
+        failures=tuple(ExampleFailure(input=e.input, expected=e.output, error="raised") for e in (shown, hidden)),
     )
     request = domain.request_for(given, command(given), [shown], Round(Program(CODE), report))
     assert request.previous is not None
     assert request.previous.code == CODE
-    assert [failure.input for failure in request.previous.failures] == [shown.input]
+    assert [(failure.input, failure.error) for failure in request.previous.failures] == [(shown.input, "raised")]
     assert request.examples == (shown,)
 
 

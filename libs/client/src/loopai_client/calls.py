@@ -23,6 +23,7 @@ from loopai_client.models import (
     BatchItem,
     BatchLine,
     BatchResult,
+    Comparison,
     EntryPoint,
     Execution,
     ExecutionAccepted,
@@ -143,6 +144,8 @@ def update_task(
     latency_target_ms: int | None = None,
     sampling_rate: float | None = None,
     isolation: Isolation | None = None,
+    comparison: Comparison | None = None,
+    comparison_threshold: float | None = None,
     examples: Sequence[Mapping[str, Json]] = (),
 ) -> Call[Task]:
     """Changes what is given; ``examples`` are added to those there are.
@@ -155,6 +158,8 @@ def update_task(
         latency_target_ms=latency_target_ms,
         sampling_rate=sampling_rate,
         isolation=isolation,
+        comparison=comparison,
+        comparison_threshold=comparison_threshold,
         examples=list(examples) or None,
     )
     headers = {} if expected_revision is None else {"If-Match": f'"{expected_revision}"'}

@@ -18,7 +18,7 @@ from loopai_common.contracts.base import Contract, ExecutionId, TaskId, Timestam
 from loopai_common.contracts.execution import ExecutionPage, ExecutionRecord, ExecutionStatus, RecordStatus
 from loopai_common.contracts.generation import EntryPoint, GenerationStarted
 from loopai_common.contracts.health import HealthStatus
-from loopai_common.contracts.tasks import Isolation, TaskPage, TaskSpecification, TaskStatus, TaskSummary
+from loopai_common.contracts.tasks import Comparison, Isolation, TaskPage, TaskSpecification, TaskStatus, TaskSummary
 
 Json = Any
 """A JSON value."""
@@ -37,6 +37,7 @@ __all__ = [
     "BatchLine",
     "BatchResult",
     "Check",
+    "Comparison",
     "EntryPoint",
     "Execution",
     "ExecutionAccepted",

@@ -157,6 +157,13 @@ class GeneratorUnavailable(GeneratorFailed):
 
     retryable = True
 
+    def __init__(
+        self, message: str, *, details: Sequence[Violation] = (), retry_after_seconds: float | None = None
+    ) -> None:
+        super().__init__(message, details=details)
+        self.retry_after_seconds = retry_after_seconds
+        """After which time asking again makes sense, where that is known."""
+
 
 class NoExecutor(LoopaiError):
     """No executor is listening."""

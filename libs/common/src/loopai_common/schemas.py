@@ -7,12 +7,16 @@ clients whose engines backtrack, where ``(a+)+$`` is an outage.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from re import _constants, _parser  # the standard library's parser has no public name
+from importlib import import_module
 from typing import Any
 
 import jsonschema_rs
 
 from loopai_common.errors import Violation
+
+# The standard library's parser has no public name, and no types.
+_constants: Any = import_module("re._constants")
+_parser: Any = import_module("re._parser")
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _MAX_DEPTH = 100

@@ -60,6 +60,8 @@ EXAMPLE_TASK: dict[str, Any] = {
     "latency_target_ms": 10,
     "sampling_rate": 0.1,
     "isolation": "call",
+    "comparison": "exact",
+    "comparison_threshold": 0.8,
     "status": "ready",
     "status_reason": None,
     "active_version": 1,
@@ -175,6 +177,8 @@ EXAMPLE_ARTIFACT: dict[str, Any] = {
     "created_at": "2026-01-05T09:00:02.000Z",
     "deployed_at": "2026-01-05T09:00:02.000Z",
     "parent_version": None,
+    "specification_digest": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "fallback": None,
 }
 
 

@@ -147,6 +147,8 @@ def _values(task: Task) -> dict[str, Any]:
         "latency_target_ms": task.latency_target_ms,
         "sampling_rate": task.sampling_rate,
         "isolation": task.isolation,
+        "comparison": task.comparison,
+        "comparison_threshold": task.comparison_threshold,
         "status": task.status,
         "status_reason": task.status_reason,
         "active_version": task.active_version,

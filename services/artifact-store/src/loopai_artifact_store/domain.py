@@ -29,6 +29,7 @@ from loopai_common.contracts.execution import ExecutionRecord
 from loopai_common.contracts.generation import GenerateProgram, StartGeneration
 from loopai_common.contracts.tasks import (
     MAX_EXAMPLES,
+    Comparison,
     FailTask,
     Isolation,
     Rollout,
@@ -108,6 +109,8 @@ class Task:
     latency_target_ms: int
     sampling_rate: float
     isolation: Isolation
+    comparison: Comparison
+    comparison_threshold: float
     status: TaskStatus
     status_reason: str | None
     active_version: Version | None
@@ -590,11 +593,24 @@ def _with_examples(change: Change, more: Examples, before: Task, origin: Origin)
 
 
 def fail(state: TaskState, command: FailTask, origin: Origin) -> Change:
-    """The generation ended without a program; nothing when its end is known already. Raises :class:`TaskArchived`."""
+    """The generation ended without a program; nothing when its end is known already.
+
+    The version that stands in becomes active where none is. Raises :class:`TaskArchived`, and for a version that cannot
+    stand in :class:`ArtifactNotFound` and :class:`ActivationRefused`.
+    """
     if state.generation is not None:
         return Change(state.task)
-    stored = Change(_changeable(state.task), generation=Generation(command.generation_id, None))
-    return _failed(stored, command.generation_id, command.reason, origin)
+    task = _changeable(state.task)
+    stored = Change(task, generation=Generation(command.generation_id, None))
+    if command.fallback_version is not None and task.active_version is None:
+        if state.target is None:
+            raise artifact_not_found(task, command.fallback_version)
+        _check_runnable(task, state.target, WHOLE)
+        reason = f"fallback: {command.reason}"
+        stored = _deploy(
+            replace(stored, version=command.fallback_version), state.target, WHOLE, "system", reason, origin
+        )
+    return _failed(stored, command.generation_id, command.reason, origin, command.fallback_version)
 
 
 def runnable_version(task: Task, version: Version | None) -> Version:
@@ -746,9 +762,13 @@ def _deploy(change: Change, artifact: Artifact, percentage: float, actor: str, r
     )
 
 
-def _failed(change: Change, generation_id: GenerationId, reason: str, origin: Origin) -> Change:
+def _failed(
+    change: Change, generation_id: GenerationId, reason: str, origin: Origin, fallback: Version | None = None
+) -> Change:
     task = change.task
-    failed = TaskFailed(task_id=task.id, name=task.name, generation_id=generation_id, reason=reason)
+    failed = TaskFailed(
+        task_id=task.id, name=task.name, generation_id=generation_id, reason=reason, fallback_version=fallback
+    )
     if task.active_version is None:
         task = replace(task, status=TaskStatus.FAILED, status_reason=reason, updated_at=origin.at)
     return replace(change, task=task, events=(*change.events, event(subjects.TASK_FAILED, task.id, failed, origin)))

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, Protocol
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol
 
 from loopai_artifact_store.domain import (
     Activation,
@@ -26,6 +27,7 @@ from loopai_common.contracts.artifacts import SynthesisStrategy
 from loopai_common.contracts.base import Digest, ExecutionId, GenerationId, TaskId, Version
 from loopai_common.contracts.execution import ExecutionRecord, RecordStatus
 from loopai_common.contracts.tasks import TaskStatus
+from loopai_common.errors import LoopaiError, StoreUnavailable
 
 Timer = Callable[[str], AbstractContextManager[None]]
 """Measures one operation of an adapter, named by a word from a closed set."""
@@ -139,6 +141,9 @@ class ExecutionLog(Protocol):
     ) -> Page[ExecutionRecord]:
         """Records of a task, newest first, from behind ``before`` on. A page ends early when its records are large."""
 
+    async def popular(self, limit: int) -> tuple[TaskId, ...]:
+        """The tasks of the newest records (20,000 at most), the one with most of them first."""
+
     async def remove_before(self, moment: datetime) -> int:
         """Removes records that are older, maybe not all at once; returns how many, 0 when none are left."""
 
@@ -207,6 +212,108 @@ class ArtifactStorage(Protocol):
 
     async def check(self) -> None:
         """Returns when bytes can be written, read back and removed."""
+
+
+class CacheKind(StrEnum):
+    """What a cache holds, and the word for it in its keys."""
+
+    ARTIFACT = "artifact"
+    """The bytes of a program, by their digest."""
+    NAME = "name"
+    """The id of the task with this name."""
+    TASK = "task"
+    """A task without its examples, by its id."""
+    ACTIVE = "active"
+    """The versions that have a share of a task's executions, by the id of the task."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether what is kept can become wrong; the rest never changes."""
+        return self in (CacheKind.TASK, CacheKind.ACTIVE)
+
+
+class CacheKey(NamedTuple):
+    """Under what something is kept."""
+
+    kind: CacheKind
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """What the store said of something that is not there."""
+
+    kind: type[LoopaiError]
+    message: str
+
+
+Cached = bytes | TaskId | Task | tuple[Artifact, ...] | Absent
+"""A value of a cache; its type follows from the kind of its key, or it is :class:`Absent`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A cached value, the revision of the task that it is of (0 for what never changes), and how long it lives on."""
+
+    value: Cached
+    revision: int
+    seconds_left: float
+
+
+class CacheUnavailable(StoreUnavailable):
+    """The cache does not answer; what is asked for is in the store."""
+
+
+class Cache(Protocol):
+    """Copies of what the store holds. May forget anything at any time, but never takes an older copy for a newer one.
+
+    Every method raises :class:`CacheUnavailable` when it cannot.
+    """
+
+    async def get(self, key: CacheKey) -> Entry | None:
+        """What is kept; ``None`` when nothing is."""
+
+    async def set(self, key: CacheKey, value: Cached, *, revision: int, ttl_seconds: float) -> bool:
+        """Keeps the value; ``False`` when a newer one is known, or was removed a moment ago: then nothing changed."""
+
+    async def remove(self, key: CacheKey) -> None:
+        """Forgets one value."""
+
+    async def remove_task(self, task_id: TaskId, *, revision: int = 0) -> None:
+        """Forgets what can change of the task, and takes nothing older than ``revision`` for the next seconds."""
+
+    async def remove_moving(self) -> None:
+        """Forgets all that can change."""
+
+    async def check(self) -> None:
+        """Returns when the cache answers."""
+
+
+class ReadOutcome(StrEnum):
+    """Where the answer to a read came from."""
+
+    NEAR = "near"
+    FAR = "far"
+    STORE = "store"
+    JOINED = "joined"
+    """From the load that another read had begun."""
+    FAILED = "failed"
+
+
+class CacheObserver(Protocol):
+    """Is told what the cache does, to count it."""
+
+    def read(self, kind: CacheKind, outcome: ReadOutcome, seconds: float) -> None:
+        """A read ended, after ``seconds``."""
+
+    def refreshed(self, kind: CacheKind) -> None:
+        """A value that was asked for shortly before its end was loaded anew."""
+
+    def evicted(self, reason: str, count: int) -> None:
+        """The memory level gave up entries, because of ``size``, or as ``expired`` or ``removed``."""
+
+    def warmed(self, tasks: int) -> None:
+        """The programs of so many tasks were loaded at start."""
 
 
 class EventPublisher(Protocol):

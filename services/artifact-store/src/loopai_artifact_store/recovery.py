@@ -1,7 +1,7 @@
 """What is kept beside the programs, so that a catalog that is lost can be made again from the storage alone."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -66,7 +66,7 @@ class Rebuilt:
 
 
 async def write_labels(
-    catalog: Catalog, storage: ArtifactStorage, task_id: TaskId, versions: Iterable[Version]
+    catalog: Catalog, storage: ArtifactStorage, task_id: TaskId, versions: Sequence[Version]
 ) -> None:
     """Labels these versions, the active one and the task as the catalog has them.
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -34,7 +34,6 @@ from loopai_artifact_store.domain import (
 )
 from loopai_artifact_store.origin import current_origin
 from loopai_artifact_store.ports import ArtifactStorage, Catalog, Observer
-from loopai_artifact_store.recovery import write_labels
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
     MAX_CODE_BYTES,
@@ -86,6 +85,11 @@ _LABELLED_WITHIN_SECONDS: Final = 2.0
 CLAIMS_KEPT_FOR: Final = timedelta(days=7)
 """How long an idempotency key answers with the task that it made."""
 
+_ADDED: Final = {"comparison", "comparison_threshold"}
+"""Fields that came later: at their defaults they are no part of what an idempotency key stands for, so that a key that
+was used before there were such fields still answers with its task.
+"""
+
 _TASKS_LIST: Final = b"tasks"
 _EXAMPLES: TypeAdapter[tuple[Example, ...]] = TypeAdapter(tuple[Example, ...])
 
@@ -93,15 +97,25 @@ log = get_logger()
 
 
 class ArtifactStore:
-    """The only owner of tasks and their versions. ``on_commit`` is called after events were stored."""
+    """The only owner of tasks and their versions.
+
+    ``on_commit`` is called after events were stored. ``write_labels`` brings what is kept for recovery up to date, from
+    a catalog that is never behind.
+    """
 
     def __init__(
-        self, catalog: Catalog, storage: ArtifactStorage, observer: Observer, on_commit: Callable[[], None]
+        self,
+        catalog: Catalog,
+        storage: ArtifactStorage,
+        observer: Observer,
+        on_commit: Callable[[], None],
+        write_labels: Callable[[TaskId, Sequence[Version]], Awaitable[None]],
     ) -> None:
         self._catalog = catalog
         self._storage = storage
         self._observer = observer
         self._on_commit = on_commit
+        self._write_labels = write_labels
 
     async def create_task(self, command: CreateTask) -> TaskSpecification:
         """Stores the task, for which a program is generated from then on.
@@ -173,12 +187,14 @@ class ArtifactStore:
     async def fail_task(self, command: FailTask) -> TaskSummary:
         """Notes that a generation ended without a program; once for each generation.
 
-        Raises ``TaskNotFound`` and ``TaskArchived``.
+        Raises ``TaskNotFound`` and ``TaskArchived``; for a fallback that cannot run ``ArtifactNotFound`` and
+        ``ActivationRefused``.
         """
         await self._change(
             command.task_id,
             partial(domain.fail, command=command, origin=current_origin()),
             generation_id=command.generation_id,
+            version=command.fallback_version,
         )
         return summary(await self._catalog.task(command.task_id))
 
@@ -345,7 +361,7 @@ class ArtifactStore:
         """Brings what is kept for people and for recovery up to date. The change is stored: this fails nothing."""
         try:
             async with asyncio.timeout(_LABELLED_WITHIN_SECONDS):
-                await write_labels(self._catalog, self._storage, task_id, () if version is None else (version,))
+                await self._write_labels(task_id, () if version is None else (version,))
         except (StoreUnavailable, TimeoutError) as error:
             log.warning("label_failed", version=version, reason=str(error) or "the storage does not answer in time")
 
@@ -360,7 +376,9 @@ def _creation(definition: TaskDefinition, key: str | None, origin: Origin) -> Ta
         raise ValidationFailed("the definition of the task breaks rules", details=violations)
     claim = None
     if key is not None:
-        claim = IdempotencyClaim(key, digest_of(json_text(values, canonical=True).encode("utf-8")))
+        said = {field: value for field, value in values.items() if field not in _ADDED}
+        said |= definition.model_dump(include=_ADDED, exclude_defaults=True)
+        claim = IdempotencyClaim(key, digest_of(json_text(said, canonical=True).encode("utf-8")))
     task = Task(
         id=TaskId(new_uuid()),
         name=definition.name,
@@ -373,6 +391,8 @@ def _creation(definition: TaskDefinition, key: str | None, origin: Origin) -> Ta
         latency_target_ms=definition.latency_target_ms,
         sampling_rate=definition.sampling_rate,
         isolation=definition.isolation,
+        comparison=definition.comparison,
+        comparison_threshold=definition.comparison_threshold,
         status=TaskStatus.GENERATING,
         status_reason=None,
         active_version=None,

@@ -67,7 +67,9 @@ class ArtifactStoreSettings(ServiceSettings):
         pattern=r"^[a-z0-9-]{1,32}$",
         description="Keeps the keys of several installations apart that share one Redis.",
     )
-    executions_kept_days: int = Field(default=30, ge=1, description="Days after which records of executions go.")
+    executions_kept_days: int = Field(
+        default=30, ge=1, le=10_000, description="Days after which records of executions go."
+    )
 
     @model_validator(mode="after")
     def _addresses_fit_backends(self) -> Self:

@@ -16,7 +16,6 @@ from loopai_common.contracts.tasks import Isolation
 
 MAX_BATCH: Final = 64
 DURATION_BUCKETS: Final = (0.00001, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 60.0)
-_NUMBER_TOLERANCE: Final = 1e-9
 _SHARE_BYTES: Final = 4
 
 
@@ -158,19 +157,6 @@ def error_payload(code: ExecutionError, message: str) -> msgspec.Raw:
 def kind_of(error: ExecutionError) -> AnswerKind:
     """Only running out of time is a ``TIMEOUT``; everything else is an ``ERROR``."""
     return AnswerKind.TIMEOUT if error is ExecutionError.TIME else AnswerKind.ERROR
-
-
-def equal_outputs(expected: Any, actual: Any) -> bool:
-    """Exact equality of JSON values: numbers within 1e-9, a boolean is no number, object keys in any order."""
-    if isinstance(expected, bool) or isinstance(actual, bool):
-        return expected is actual
-    if isinstance(expected, int | float) and isinstance(actual, int | float):
-        return expected == actual or abs(expected - actual) <= _NUMBER_TOLERANCE
-    if isinstance(expected, dict) and isinstance(actual, dict):
-        return expected.keys() == actual.keys() and all(equal_outputs(v, actual[k]) for k, v in expected.items())
-    if isinstance(expected, list) and isinstance(actual, list):
-        return len(expected) == len(actual) and all(map(equal_outputs, expected, actual))
-    return type(expected) is type(actual) and bool(expected == actual)
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

@@ -39,14 +39,15 @@ from loopai_common.contracts.frames import (
     FrameItem,
     FramePart,
 )
-from loopai_common.contracts.tasks import TaskArchived
+from loopai_common.contracts.tasks import Comparison, TaskArchived
 from loopai_common.errors import ERRORS_BY_CODE, Internal, LoopaiError, MalformedJson, ValidationFailed, Violation
 from loopai_common.identifiers import new_id
 from loopai_common.runtime import context
 from loopai_common.runtime.errors import failure_of
 from loopai_common.runtime.logging import get_logger
 from loopai_executor.catalogue import Catalogue
-from loopai_executor.domain import Counts, Job, Program, Runnable, Split, equal_outputs, percentile
+from loopai_executor.comparison import equal_outputs, similarity
+from loopai_executor.domain import Counts, Job, Program, Runnable, Split, percentile
 from loopai_executor.ports import PartPublisher, ProgramPool, Trial
 from loopai_executor.recording import NULL, Recorder
 
@@ -445,21 +446,32 @@ class _Examination:
         kind, payload, seconds = await self._trial.run(value, self._command.timeout_ms)
         self._latencies_ms.append(round(seconds * 1000, 4))
         if kind == AnswerKind.SUCCESS:
-            actual = msgspec.json.decode(payload)
-            return None if equal_outputs(example.output, actual) else _failed(example, actual=actual)
+            return await self._judge(example, msgspec.json.decode(payload))
         if kind == AnswerKind.REFUSED:
             return _failed(example, error=Failure.model_validate_json(bytes(payload)).message)
         self._timeouts += kind == AnswerKind.TIMEOUT
         code, message = _decode_error(payload)
         return _failed(example, error=f"{code}: {message}")
 
+    async def _judge(self, example: CheckExample, actual: Any) -> ExampleFailure | None:
+        comparison = self._command.comparison
+        if comparison is Comparison.EXACT:
+            return None if equal_outputs(example.output, actual) else _failed(example, actual=actual)
+        # In a thread: long texts take milliseconds, and the executions of others run on this loop.
+        near = await asyncio.to_thread(similarity, comparison, example.output, actual)
+        return None if near >= self._command.comparison_threshold else _failed(example, actual=actual, similarity=near)
+
     def _score(self, *, held_back: bool) -> Score:
         passed, total = self._passed[held_back], self._total[held_back]
         return Score(passed=passed, total=total, accuracy=passed / total if total else None)
 
 
-def _failed(example: CheckExample, *, actual: Any = None, error: str | None = None) -> ExampleFailure:
-    return ExampleFailure(input=example.input, expected=example.output, actual=actual, error=error)
+def _failed(
+    example: CheckExample, *, actual: Any = None, error: str | None = None, similarity: float | None = None
+) -> ExampleFailure:
+    return ExampleFailure(
+        input=example.input, expected=example.output, actual=actual, error=error, similarity=similarity
+    )
 
 
 def _answer_group(program: Program | None, answers: list[FrameAnswer]) -> FrameAnswerGroup:

@@ -14,14 +14,17 @@ from pydantic import JsonValue
 
 from loopai_common.contracts.artifacts import (
     MAX_REPORTED_FAILURES,
+    ArtifactStatus,
     ComplexityMetrics,
     ExampleFailure,
+    Fallback,
+    ProgramArtifact,
     PublishArtifact,
     Score,
     SynthesisStrategy,
     ValidationReport,
 )
-from loopai_common.contracts.base import Digest, GenerationId
+from loopai_common.contracts.base import Digest, GenerationId, Version
 from loopai_common.contracts.execution import CheckExample, CheckProgram, CheckReport
 from loopai_common.contracts.generation import (
     FailingCase,
@@ -43,6 +46,15 @@ _MAX_CHECK_BYTES = MAX_PAYLOAD_BYTES - 256 * 1024
 """Room for the headers and the fields around the examples."""
 
 _MAX_REASON = 2000
+_SPECIFIED_BY = {
+    "description",
+    "input_schema",
+    "output_schema",
+    "accuracy_target",
+    "comparison",
+    "comparison_threshold",
+}
+_PASSED = {ArtifactStatus.VALIDATED, ArtifactStatus.ACTIVE, ArtifactStatus.DEPRECATED}
 _MAX_SHOWN = 200
 """Characters of an output that an error message shows."""
 
@@ -52,9 +64,32 @@ class Outcome(StrEnum):
 
     ACTIVATED = "activated"
     DRAFT = "draft"
+    KEPT = "kept"
     FAILED = "failed"
     SKIPPED = "skipped"
     INTERRUPTED = "interrupted"
+
+
+class StandIn(StrEnum):
+    """What stands in for a generator that is unavailable."""
+
+    EARLIER_VERSION = "earlier_version"
+    LEARNER = "learner"
+
+
+class BreakerState(StrEnum):
+    """Whether calls to a generator are let through: all, none, or the one that finds out."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class GeneratorRole(StrEnum):
+    """Which generator is asked: the one of the settings, or the one that stands in while that one is away."""
+
+    PRIMARY = "primary"
+    FALLBACK = "fallback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +209,8 @@ def check_for(task: TaskSpecification, program: Program, hidden: Sequence[bool])
         entry_point=program.entry_point,
         input_schema=task.input_schema,
         output_schema=task.output_schema,
+        comparison=task.comparison,
+        comparison_threshold=task.comparison_threshold,
     )
     room = _MAX_CHECK_BYTES - len(check.model_dump_json())
     return check.model_copy(update={"examples": tuple(sample(examples, room))})
@@ -193,6 +230,29 @@ def sample(examples: Sequence[CheckExample], max_bytes: int) -> list[CheckExampl
     return [example for position, example in enumerate(examples) if position in chosen]
 
 
+def specification_digest(task: TaskSpecification) -> Digest:
+    """The same for tasks that ask for the same program. The name does not matter, nor the order of the examples, nor
+    how the program will be run.
+    """
+    examples = sorted(_pair(example) for example in task.examples)
+    return digest_of(json.dumps([task.model_dump(mode="json", include=_SPECIFIED_BY), examples], sort_keys=True))
+
+
+def earlier_version(task: TaskSpecification, versions: Sequence[ProgramArtifact]) -> Version | None:
+    """The version that stands in for one that cannot be made now; ``None`` when none was made for the specification as
+    it is.
+
+    It is the active one, from which nothing is taken away; where none is active, the newest that passed its check.
+    ``versions`` are those of the task, oldest first.
+    """
+    digest = specification_digest(task)
+    for artifact in reversed(versions):
+        fits = artifact.specification_digest == digest and artifact.status in _PASSED
+        if fits and task.active_version in (None, artifact.version):
+            return artifact.version
+    return None
+
+
 def publication(
     task: TaskSpecification,
     command: GenerateProgram,
@@ -200,6 +260,7 @@ def publication(
     cost: float,
     seconds: float,
     incumbent: Round | None = None,
+    fallback: Fallback | None = None,
 ) -> PublishArtifact:
     """The best round as a version: active when it reaches the target and is not worse than the active one (the
     ``incumbent``), else with the reason why it is not.
@@ -224,6 +285,7 @@ def publication(
             "activate": objection is None,
             "only_over_parent": True,
             "failure_reason": objection,
+            "fallback": fallback,
         }
     )
 
@@ -276,6 +338,7 @@ def _version(task: TaskSpecification, generation_id: GenerationId, best: Round) 
         complexity_metrics=complexity(program.code, best.report.latency_p50_ms),
         validation=validation(best),
         parent_version=task.active_version,
+        specification_digest=specification_digest(task),
     )
 
 
@@ -346,7 +409,7 @@ def _previous(last: Round, shown: Sequence[Example]) -> PreviousProgram:
     return PreviousProgram(
         code=last.program.code,
         failures=tuple(
-            FailingCase(input=failure.input, expected=failure.expected, actual=failure.actual)
+            FailingCase(input=failure.input, expected=failure.expected, actual=failure.actual, error=failure.error)
             for failure in last.report.failures
             if (_text(failure.input), _text(failure.expected)) in known
         ),

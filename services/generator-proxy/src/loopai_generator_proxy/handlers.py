@@ -39,9 +39,11 @@ def register(bus: Bus, generations: Generations, submissions: Submissions, *, co
     @bus.on_durable(
         subjects.TASK_CREATED, stream=subjects.EVENTS_STREAM, name=CREATED_CONSUMER, concurrency=concurrency
     )
-    async def task_created(event: TaskCreated) -> None:
+    async def task_created(event: TaskCreated, message: Annotated[Any, Context()]) -> None:
+        # One that an operator put back is about a task that has ended as failed.
+        make = generations.make if subjects.REPLAY_HEADER in message.headers else generations.make_first
         with _own_time():
-            await generations.make_first(GenerateProgram(task_id=event.task_id, generation_id=event.generation_id))
+            await make(GenerateProgram(task_id=event.task_id, generation_id=event.generation_id))
 
     @bus.on_durable(
         subjects.TASK_GENERATE_COMMAND, stream=subjects.COMMANDS_STREAM, name=GENERATE_CONSUMER, concurrency=concurrency

@@ -7,7 +7,7 @@ from loopai_common.contracts.base import GenerationId, TaskId, Version
 from loopai_common.contracts.execution import CheckProgram, CheckReport
 from loopai_common.contracts.generation import GenerateProgram, GenerationRequest
 from loopai_common.contracts.tasks import FailTask, TaskSpecification
-from loopai_generator_proxy.domain import Outcome, Program
+from loopai_generator_proxy.domain import BreakerState, Outcome, Program, StandIn
 
 
 class Generator(Protocol):
@@ -34,6 +34,10 @@ class ArtifactStore(Protocol):
 
         Raises :class:`~loopai_common.errors.ArtifactNotFound` and :class:`~loopai_common.errors.ArtifactCorrupt`.
         """
+        ...
+
+    async def versions(self, task_id: TaskId) -> list[ProgramArtifact]:
+        """The versions of a task without their code, oldest first."""
         ...
 
     async def version_made(self, command: GenerateProgram) -> Version | None:
@@ -63,6 +67,9 @@ class Observer(Protocol):
     def started(self) -> None:
         """A generation began."""
 
+    def fell_back(self, stand_in: StandIn) -> None:
+        """The generator is unavailable, and this is what there is instead."""
+
     def finished(self, outcome: Outcome, seconds: float) -> None:
         """A generation ended; called once for each that began."""
 
@@ -71,3 +78,16 @@ class Observer(Protocol):
 
     def published(self, accuracy: float) -> None:
         """A program with this accuracy on its examples was stored."""
+
+
+class CallObserver(Protocol):
+    """Is told how calls to one generator go, to count them."""
+
+    def attempted(self, outcome: str, seconds: float) -> None:
+        """An attempt ended."""
+
+    def retried(self) -> None:
+        """An attempt repeats one that failed."""
+
+    def breaker_changed(self, state: BreakerState) -> None:
+        """The circuit breaker went into ``state``."""

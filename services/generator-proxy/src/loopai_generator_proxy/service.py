@@ -5,13 +5,15 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from loopai_common.contracts.artifacts import MAX_CODE_BYTES, ProgramArtifact
+from loopai_common.contracts.artifacts import MAX_CODE_BYTES, Fallback, ProgramArtifact
+from loopai_common.contracts.base import Version
 from loopai_common.contracts.execution import CheckReport
 from loopai_common.contracts.generation import GenerateProgram, SubmitProgram
 from loopai_common.contracts.tasks import Example, FailTask, TaskSpecification, TaskStatus
 from loopai_common.errors import (
     ArtifactCorrupt,
     GeneratorFailed,
+    GeneratorUnavailable,
     IdempotencyKeyReused,
     LoopaiError,
     PayloadTooLarge,
@@ -21,7 +23,7 @@ from loopai_common.errors import (
 )
 from loopai_common.runtime.logging import get_logger
 from loopai_generator_proxy import domain
-from loopai_generator_proxy.domain import Outcome, Program, Round
+from loopai_generator_proxy.domain import Outcome, Program, Round, StandIn
 from loopai_generator_proxy.ports import ArtifactStore, Generator, Observer, ProgramChecker
 
 T = TypeVar("T")
@@ -35,7 +37,8 @@ log = get_logger()
 class Generations:
     """Makes versions, at most ``concurrency`` at a time.
 
-    ``patience_seconds`` is how long one step waits for an executor or the store to come back.
+    ``fallback`` is asked while ``generator`` is unavailable and no earlier version stands in. ``patience_seconds`` is
+    how long one step waits for an executor or the store to come back.
     """
 
     def __init__(
@@ -45,12 +48,14 @@ class Generations:
         checker: ProgramChecker,
         observer: Observer,
         *,
+        fallback: Generator | None = None,
         rounds: int,
         concurrency: int,
         patience_seconds: float,
     ) -> None:
         self._store = store
         self._generator = generator
+        self._fallback = fallback
         self._checker = checker
         self._observer = observer
         self._rounds = rounds
@@ -98,7 +103,10 @@ class Generations:
                 return Outcome.SKIPPED
             if await self._patiently(lambda: self._store.version_made(command)) is not None:
                 return Outcome.SKIPPED
-            return await self._generate(task, command)
+            try:
+                return await self._generate(task, command, self._generator)
+            except GeneratorUnavailable as error:
+                return await self._fall_back(task, command, error)
         except (TaskNotFound, TaskArchived) as error:
             log.warning("generation_without_task", **_fields(command), code=error.code)
             return Outcome.SKIPPED
@@ -109,18 +117,50 @@ class Generations:
             await self._fail(command, error.message)
             return Outcome.FAILED
 
-    async def _generate(self, task: TaskSpecification, command: GenerateProgram) -> Outcome:
+    async def _fall_back(
+        self, task: TaskSpecification, command: GenerateProgram, error: GeneratorUnavailable
+    ) -> Outcome:
+        """An earlier version for the same specification, else what the other generator makes.
+
+        Raises ``error`` when there is neither, and :class:`GeneratorFailed` when the other one failed, too.
+        """
+        log.warning("generator_unavailable", **_fields(command), reason=error.message)
+        versions = await self._patiently(lambda: self._store.versions(task.id))
+        earlier = await asyncio.to_thread(domain.earlier_version, task, versions)
+        if earlier is not None:
+            reason = f"version {earlier}, made for the same specification, stands in: {error.message}"
+            await self._fail(command, reason, earlier)
+            self._observer.fell_back(StandIn.EARLIER_VERSION)
+            return Outcome.KEPT
+        if self._fallback is None:
+            raise error
+        try:
+            outcome = await self._generate(task, command, self._fallback, Fallback.LEARNER)
+        except GeneratorFailed as also:
+            raise GeneratorFailed(f"{error.message}; the learner in its place: {also.message}") from also
+        self._observer.fell_back(StandIn.LEARNER)
+        return outcome
+
+    async def _generate(
+        self,
+        task: TaskSpecification,
+        command: GenerateProgram,
+        generator: Generator,
+        fallback: Fallback | None = None,
+    ) -> Outcome:
         hidden = domain.held_back(task.examples)
         shown = [example for example, own in zip(task.examples, hidden, strict=True) if not own]
         started = time.monotonic()
         incumbent = await self._incumbent(task, hidden)
-        rounds = await self._play(task, command, shown, hidden, incumbent)
+        rounds = await self._play(generator, task, command, shown, hidden, incumbent)
         best = max(rounds, key=lambda played: played.rank)
         if not best.report.loaded:
             raise ProgramRejected(f"the generated program does not load in the sandbox: {best.report.problem}")
         cost = sum(played.program.cost for played in rounds)
         seconds = time.monotonic() - started
-        publication = domain.publication(task, command, best, cost, seconds, incumbent)
+        publication = await asyncio.to_thread(
+            domain.publication, task, command, best, cost, seconds, incumbent, fallback
+        )
         stored = await self._patiently(lambda: self._store.publish(publication))
         self._observer.checked(len(rounds))
         if best.accuracy is not None:
@@ -151,6 +191,7 @@ class Generations:
 
     async def _play(
         self,
+        generator: Generator,
         task: TaskSpecification,
         command: GenerateProgram,
         shown: list[Example],
@@ -165,7 +206,7 @@ class Generations:
         while len(played) < self._rounds:
             last = played[-1] if played else incumbent
             try:
-                program = await self._generator.generate(
+                program = await generator.generate(
                     domain.request_for(task, command, shown, last), command.generation_id
                 )
             except GeneratorFailed as error:
@@ -192,9 +233,12 @@ class Generations:
         except LoopaiError as error:
             raise ProgramRejected(f"the program could not be checked: {error.message}") from error
 
-    async def _fail(self, command: GenerateProgram, reason: str) -> None:
+    async def _fail(self, command: GenerateProgram, reason: str, stand_in: Version | None = None) -> None:
         failure = FailTask(
-            task_id=command.task_id, generation_id=command.generation_id, reason=domain.as_reason(reason)
+            task_id=command.task_id,
+            generation_id=command.generation_id,
+            reason=domain.as_reason(reason),
+            fallback_version=stand_in,
         )
         try:
             await self._patiently(lambda: self._store.fail(failure))

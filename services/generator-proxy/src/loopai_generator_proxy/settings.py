@@ -1,6 +1,8 @@
 """Settings of the generator-proxy."""
 
-from pydantic import Field, HttpUrl, SecretStr
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, HttpUrl, SecretStr, model_validator
 
 from loopai_common.runtime.settings import ServiceSettings
 
@@ -16,6 +18,11 @@ class GeneratorProxySettings(ServiceSettings):
     generator_api_key: SecretStr | None = Field(
         default=None, description="Sent to the generator as `Authorization: Bearer …` when set."
     )
+    fallback_generator_url: Annotated[HttpUrl | None, BeforeValidator(lambda url: url or None)] = Field(
+        default=None,
+        description="Where a built-in generator is, whose learner stands in while the generator is unavailable; empty: "
+        "nothing does.",
+    )
     attempt_timeout_seconds: float = Field(
         default=30.0, gt=0, description="How long one call to the generator may take, its whole answer included."
     )
@@ -23,6 +30,12 @@ class GeneratorProxySettings(ServiceSettings):
         default=120.0, gt=0, description="How long all attempts together, and the pauses between them, may take."
     )
     retries: int = Field(default=3, ge=0, le=10, description="How often a failed call is tried again.")
+    breaker_failures: int = Field(
+        default=5, ge=1, description="After so many failed calls in a row the generator is left alone for a while."
+    )
+    breaker_open_seconds: float = Field(
+        default=30.0, gt=0, description="How long it is left alone; then one call finds out whether it is back."
+    )
     rounds: int = Field(
         default=3, ge=1, le=10, description="How often a program is asked for until it reaches the accuracy target."
     )
@@ -33,3 +46,9 @@ class GeneratorProxySettings(ServiceSettings):
     patience_seconds: float = Field(
         default=60.0, ge=0, description="How long a generation waits for an executor or the store to come back."
     )
+
+    @model_validator(mode="after")
+    def _asks_nobody_twice(self) -> Self:
+        if self.fallback_generator_url == self.generator_url:
+            raise ValueError("fallback_generator_url must be another generator than generator_url, or empty")
+        return self

@@ -19,8 +19,10 @@ from loopai_common.runtime.service import operations_app
 from loopai_generator_proxy import handlers
 from loopai_generator_proxy.adapters.http_generator import HttpGenerator, http_client
 from loopai_generator_proxy.adapters.rpc import RpcArtifactStore, RpcProgramChecker
-from loopai_generator_proxy.domain import RetryPolicy
+from loopai_generator_proxy.domain import GeneratorRole, RetryPolicy
 from loopai_generator_proxy.metrics import GenerationMetrics
+from loopai_generator_proxy.ports import CallObserver
+from loopai_generator_proxy.resilience import CircuitBreaker, ResilientGenerator
 from loopai_generator_proxy.service import Generations, Submissions
 from loopai_generator_proxy.settings import GeneratorProxySettings
 
@@ -41,15 +43,14 @@ def build(settings: GeneratorProxySettings) -> Starlette:
     rpc = RpcClient(bus)
     client = http_client(settings.concurrency)
     key = settings.generator_api_key
-    generator = HttpGenerator(
-        client,
-        str(settings.generator_url),
-        metrics,
-        api_key=key.get_secret_value() if key else None,
-        policy=RetryPolicy(retries=settings.retries),
-        attempt_timeout_seconds=settings.attempt_timeout_seconds,
-        total_timeout_seconds=settings.total_timeout_seconds,
-    )
+    http_generator = HttpGenerator(client, str(settings.generator_url), api_key=key.get_secret_value() if key else None)
+    breaker, generator = _resilient(http_generator, settings, metrics.calls_to(GeneratorRole.PRIMARY))
+    readiness = Readiness()
+    fallback = None
+    if settings.fallback_generator_url is not None:
+        learner = HttpGenerator(client, str(settings.fallback_generator_url), api_key=None)
+        _, fallback = _resilient(learner, settings, metrics.calls_to(GeneratorRole.FALLBACK))
+        readiness.add("fallback_generator", learner.check, required=False)
     store = RpcArtifactStore(rpc)
     checker = RpcProgramChecker(rpc, timeout_seconds=settings.check_timeout_seconds)
     generations = Generations(
@@ -57,15 +58,16 @@ def build(settings: GeneratorProxySettings) -> Starlette:
         generator,
         checker,
         metrics,
+        fallback=fallback,
         rounds=settings.rounds,
         concurrency=settings.concurrency,
         patience_seconds=settings.patience_seconds,
     )
 
-    readiness = Readiness()
     readiness.add("nats", partial(_check_connected, bus))
     readiness.add("consumers", partial(_check_consumers, bus), required=False)
-    readiness.add("generator", generator.check, required=False)
+    readiness.add("generator", http_generator.check, required=False)
+    readiness.add("circuit_breaker", partial(_check_closed, breaker), required=False)
     bus.answer_ping(readiness)
     handlers.register(bus, generations, Submissions(store, checker), concurrency=settings.concurrency)
 
@@ -78,6 +80,28 @@ def build(settings: GeneratorProxySettings) -> Starlette:
             yield
 
     return operations_app(lifespan, readiness, registry)
+
+
+def _resilient(
+    generator: HttpGenerator, settings: GeneratorProxySettings, observer: CallObserver
+) -> tuple[CircuitBreaker, ResilientGenerator]:
+    breaker = CircuitBreaker(
+        failures=settings.breaker_failures,
+        open_seconds=settings.breaker_open_seconds,
+        on_change=observer.breaker_changed,
+    )
+    return breaker, ResilientGenerator(
+        generator.attempt,
+        breaker,
+        observer,
+        policy=RetryPolicy(retries=settings.retries),
+        attempt_timeout_seconds=settings.attempt_timeout_seconds,
+        total_timeout_seconds=settings.total_timeout_seconds,
+    )
+
+
+async def _check_closed(breaker: CircuitBreaker) -> str | None:
+    return breaker.problem
 
 
 async def _check_connected(bus: Bus) -> None:

@@ -49,10 +49,11 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class LabelledText:
-    """An example: the text in its input, and the position of its label among the task's."""
+    """An example: the text in its input, the position of its label among the task's, and the input itself."""
 
     text: str
     label: int
+    input: JsonValue = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +85,11 @@ def read_label_task(request: GenerationRequest) -> LabelTask:
     inputs = [example.input for example in request.examples]
     outputs = [example.output for example in request.examples]
     properties = _text_properties(_resolved(request.input_schema, request.input_schema), request.input_schema, inputs)
-    target, label_schema = _label_place(request.output_schema, outputs)
-    values = [_label_of(output, target) for output in outputs]
-    labels = _labels(label_schema, values)
+    target, label_schema = label_place(request.output_schema, outputs)
+    values = [label_of(output, target) for output in outputs]
+    labels = labels_of(label_schema, values)
     texts = [text_of(value, properties) for value in inputs]
-    if not _is_closed(label_schema) and _copies_from_input(texts, values):
+    if not is_closed(label_schema) and _copies_from_input(texts, values):
         raise CannotLearn("the outputs are pieces of the inputs, which no learner here can extract" + _REMEDY)
     positions = {identity(label): position for position, label in enumerate(labels)}
     if any(identity(value) not in positions for value in values):
@@ -100,7 +101,8 @@ def read_label_task(request: GenerationRequest) -> LabelTask:
         output_property=target,
         labels=labels,
         examples=tuple(
-            LabelledText(text, positions[identity(value)]) for text, value in zip(texts, values, strict=True)
+            LabelledText(text, positions[identity(value)], given)
+            for text, value, given in zip(texts, values, inputs, strict=True)
         ),
     )
 
@@ -133,7 +135,8 @@ def _text_properties(
     if not objects:
         names = sorted(name for name, held in declared.items() if _resolved(held, root).get("type") == "string")
     varying = [name for name in names if len({str(value.get(name)) for value in objects}) > 1]
-    chosen = varying or names
+    free = [name for name in varying if 2 * len({str(value.get(name)) for value in objects}) > len(objects)]
+    chosen = free or varying or names
     if "text" in chosen:
         chosen = ["text"]
     if not chosen:
@@ -141,9 +144,11 @@ def _text_properties(
     return tuple(chosen)
 
 
-def _label_place(
-    schema: Mapping[str, Any] | bool, outputs: Sequence[JsonValue]
-) -> tuple[str | None, Mapping[str, Any]]:
+def label_place(schema: Mapping[str, Any] | bool, outputs: Sequence[JsonValue]) -> tuple[str | None, Mapping[str, Any]]:
+    """The output's property that holds the label (``None``: the output itself is it), and the label's schema.
+
+    Raises :class:`CannotLearn` when the output has several properties.
+    """
     resolved = _resolved(schema, schema)
     if outputs and not any(isinstance(output, dict) for output in outputs):
         return None, resolved
@@ -159,12 +164,16 @@ def _label_place(
     return name, _resolved(properties.get(name, {}), schema)
 
 
-def _label_of(output: JsonValue, target: str | None) -> JsonValue:
+def label_of(output: JsonValue, target: str | None) -> JsonValue:
+    """The label in an output."""
     return output[target] if target is not None and isinstance(output, dict) else output
 
 
-def _labels(schema: Mapping[str, Any], values: Sequence[JsonValue]) -> tuple[JsonValue, ...]:
-    """The labels in the order of the schema's ``enum``, else in the order of their JSON."""
+def labels_of(schema: Mapping[str, Any], values: Sequence[JsonValue]) -> tuple[JsonValue, ...]:
+    """The labels in the order of the schema's ``enum``, else in the order of their JSON.
+
+    Raises :class:`CannotLearn` when the values are not labels, or too many.
+    """
     if any(isinstance(value, (dict, list)) for value in values):
         raise CannotLearn("the outputs are lists or nested objects, not labels" + _REMEDY)
     seen = {identity(value): value for value in values}
@@ -203,7 +212,8 @@ def _refuse_open_values(labels: Mapping[str, JsonValue], examples: int) -> None:
         raise CannotLearn("nearly every example has an output of its own, so the outputs are not labels" + _REMEDY)
 
 
-def _is_closed(schema: Mapping[str, Any]) -> bool:
+def is_closed(schema: Mapping[str, Any]) -> bool:
+    """Whether the schema itself says which labels there are."""
     return "enum" in schema or "const" in schema or schema.get("type") == "boolean"
 
 
@@ -214,7 +224,7 @@ def _copies_from_input(texts: Sequence[str], values: Sequence[JsonValue]) -> boo
     )
 
 
-def _resolved(schema: Any, root: Any) -> Mapping[str, Any]:
+def resolved_schema(schema: Any, root: Any) -> Mapping[str, Any]:
     """``schema`` with a local ``$ref`` followed; anything that is no object schema counts as an empty one."""
     for _ in range(10):
         if not isinstance(schema, Mapping):
@@ -226,3 +236,6 @@ def _resolved(schema: Any, root: Any) -> Mapping[str, Any]:
         for step in reference[2:].split("/"):
             schema = schema.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(schema, Mapping) else None
     return {}
+
+
+_resolved = resolved_schema

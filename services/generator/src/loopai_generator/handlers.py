@@ -17,6 +17,7 @@ from loopai_generator.service import Generator
 MAX_BODY_BYTES = 8 * 1024 * 1024
 _BODY_SECONDS = 30.0
 _CLIENT_CLOSED = 499
+_IDEMPOTENCY_HEADER = "Idempotency-Key"
 
 _SCHEMA = {"content": {"application/json": {"schema": GenerationRequest.model_json_schema()}}, "required": True}
 
@@ -63,7 +64,7 @@ def decode(body: bytes) -> GenerationRequest:
 async def answer_while_connected(request: Request, generator: Generator, question: GenerationRequest) -> Response:
     """Generates for as long as the client is there; when it leaves, so does the work."""
     gone = asyncio.create_task(_disconnected(request))
-    work = asyncio.create_task(generator.generate(question))
+    work = asyncio.create_task(generator.generate(question, request.headers.get(_IDEMPOTENCY_HEADER)))
     try:
         await asyncio.wait((gone, work), return_when=asyncio.FIRST_COMPLETED)
         if not work.done():

@@ -15,15 +15,19 @@ from loopai_common.errors import (
 )
 from loopai_common.runtime.errors import failure_of
 from loopai_common.runtime.logging import get_logger
+from loopai_generator.language_model.chat import ModelBusy, ModelTimedOut, ModelUnavailable
 
 _STATUSES: tuple[tuple[type[LoopaiError], int], ...] = (
     (MalformedJson, 400),
     (ValidationFailed, 400),
     (DeadlineExceeded, 408),
     (PayloadTooLarge, 413),
+    (ModelBusy, 429),
     (Overloaded, 503),
+    (ModelTimedOut, 504),
+    (ModelUnavailable, 502),
 )
-_RETRY_AFTER_SECONDS = 2
+_RETRY_AFTER_SECONDS = "2"
 
 log = get_logger()
 
@@ -53,5 +57,8 @@ def answer_errors(app: FastAPI) -> None:
 def problem(error: LoopaiError) -> JSONResponse:
     """The response that stands for ``error``."""
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
-    headers = {"Retry-After": str(_RETRY_AFTER_SECONDS)} if status == 503 else None
+    later = error.retry_after if isinstance(error, ModelUnavailable) else None
+    if isinstance(error, Overloaded):
+        later = _RETRY_AFTER_SECONDS
+    headers = None if later is None else {"Retry-After": later}
     return JSONResponse(failure_of(error).model_dump(mode="json"), status, headers)

@@ -16,10 +16,11 @@ class Generator:
         self._provider = provider
         self._observer = observer
 
-    async def generate(self, request: GenerationRequest) -> GenerationResponse:
+    async def generate(self, request: GenerationRequest, idempotency_key: str | None = None) -> GenerationResponse:
         """Answers with a program, or with ``success=False`` and what to do instead.
 
-        Raises :class:`ValidationFailed` for schemas that are none, and what the provider raises.
+        ``idempotency_key`` is the caller's, for what the provider asks of others. Raises :class:`ValidationFailed` for
+        schemas that are none, and what the provider raises.
         """
         violations = schema_violations(request.input_schema, "input_schema")
         violations += schema_violations(request.output_schema, "output_schema")
@@ -29,7 +30,7 @@ class Generator:
         outcome = "cancelled"
         self._observer.started()
         try:
-            response = await self._provider.generate(request)
+            response = await self._provider.generate(request, idempotency_key)
             outcome = "program" if response.success else "declined"
             return response.model_copy(update={"generated_at": datetime.now(UTC)})
         except LoopaiError as error:

@@ -159,6 +159,7 @@ def _print(artifact: Artifact) -> None:
                 "improves on": artifact.parent_version,
                 "strategy": artifact.synthesis_strategy,
                 "model": artifact.llm_model,
+                "made by": None if artifact.fallback is None else f"the {artifact.fallback}, as a fallback",
                 "confidence": f"{artifact.confidence_score:.3f}",
                 "examples": None if validation is None else f"{validation.passed} of {validation.total} right",
                 "entry point": artifact.entry_point,

@@ -47,6 +47,17 @@ def up(
         Path | None,
         typer.Option(envvar="LOOPAI_API_KEYS_FILE", help="File of API keys (see `loopai keys`) that callers need."),
     ] = None,
+    mongo: Annotated[
+        str | None, typer.Option(metavar="URL", help="MongoDB that keeps tasks, programs and records, not files.")
+    ] = None,
+    redis: Annotated[str | None, typer.Option(metavar="URL", help="Redis or Valkey that caches them.")] = None,
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            envvar="GENERATOR_URL",
+            help="Generator to ask; the built-in one stands in while it is unavailable. Without it: the built-in one.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the whole product until Ctrl-C."""
@@ -54,7 +65,17 @@ def up(
     with failures(as_json=as_json):
         started = time.monotonic()
         settings = StackSettings(
-            data_dir, host, port or free_port(), nats, api_workers, executor_workers, keys, _CERTIFICATE in os.environ
+            data_dir,
+            host,
+            port or free_port(),
+            nats,
+            api_workers,
+            executor_workers,
+            keys,
+            https=_CERTIFICATE in os.environ,
+            mongo_url=mongo,
+            redis_url=redis,
+            generator_url=generator,
         )
         with data_dirs.held(settings.data_dir, settings.url):
             stack = Stack(settings, report)

@@ -12,7 +12,7 @@ from loopai_client.cli.options import DEFAULT_URL, AsJson, TaskName, Url
 from loopai_client.cli.output import Failed, facts, failures, out, print_json, table
 from loopai_client.client import MAX_WAIT_SECONDS, LoopaiClient
 from loopai_client.examples import TEXT_SCHEMA, labels_schema
-from loopai_client.models import Isolation, SynthesisStrategy, TaskEvent, TaskStatus, TaskSummary
+from loopai_client.models import Comparison, Isolation, SynthesisStrategy, TaskEvent, TaskStatus, TaskSummary
 from loopai_common.contracts.base import format_timestamp
 
 app = typer.Typer(no_args_is_help=True, help="Create tasks, look at them, change them, and follow what happens.")
@@ -28,6 +28,10 @@ AccuracyTarget = Annotated[float | None, typer.Option(min=0, max=1, help="Share 
 LatencyTarget = Annotated[int | None, typer.Option(min=1, max=60_000, help="Milliseconds to aim for.")]
 SamplingRate = Annotated[float | None, typer.Option(min=0, max=1, help="Share of the executions to record.")]
 IsolationMode = Annotated[Isolation | None, typer.Option(help="What executions may share.")]
+ComparisonMode = Annotated[Comparison | None, typer.Option(help="When an output counts as right.")]
+ComparisonThreshold = Annotated[
+    float | None, typer.Option(min=0, max=1, help="How near an output must be, unless the comparison is exact.")
+]
 
 
 @app.command()
@@ -45,6 +49,8 @@ def create(
     latency_target_ms: LatencyTarget = None,
     sampling_rate: SamplingRate = None,
     isolation: IsolationMode = None,
+    comparison: ComparisonMode = None,
+    comparison_threshold: ComparisonThreshold = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the program is ready.")] = False,
     url: Url = DEFAULT_URL,
     as_json: AsJson = False,
@@ -59,6 +65,8 @@ def create(
         "latency_target_ms": latency_target_ms,
         "sampling_rate": sampling_rate,
         "isolation": isolation,
+        "comparison": comparison,
+        "comparison_threshold": comparison_threshold,
     }
     definition: dict[str, Any] = {
         "name": name,
@@ -134,6 +142,8 @@ def update(
     latency_target_ms: LatencyTarget = None,
     sampling_rate: SamplingRate = None,
     isolation: IsolationMode = None,
+    comparison: ComparisonMode = None,
+    comparison_threshold: ComparisonThreshold = None,
     expected_revision: Annotated[
         int | None, typer.Option(min=1, help="Only while the task has this revision (see `loopai tasks get`).")
     ] = None,
@@ -151,6 +161,8 @@ def update(
             latency_target_ms=latency_target_ms,
             sampling_rate=sampling_rate,
             isolation=isolation,
+            comparison=comparison,
+            comparison_threshold=comparison_threshold,
             examples=added,
         )
         _print_state(changed, as_json=as_json)

@@ -57,13 +57,23 @@ jetstream {{
 """
 
 
-class NatsServer:
-    """A running nats-server. ``directory`` keeps its configuration, log and streams between runs."""
+def configured_url(config: str) -> str:
+    """Where the server with this text of :func:`nats_config` listens."""
+    values = dict(line.split(": ", 1) for line in config.splitlines()[:2])
+    return f"nats://{json.loads(values['host'])}:{values['port']}"
 
-    def __init__(self, directory: Path, *, host: str = "127.0.0.1", port: int | None = None) -> None:
+
+class NatsServer:
+    """A running nats-server. ``directory`` keeps its configuration, log and streams between runs.
+
+    ``more`` is added to the configuration.
+    """
+
+    def __init__(self, directory: Path, *, host: str = "127.0.0.1", port: int | None = None, more: str = "") -> None:
         self.directory = directory
         self.host = host
         self.port = port or free_port(host)
+        self._more = more
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -87,7 +97,7 @@ class NatsServer:
         """Starts the server and waits until it takes connections."""
         self.directory.mkdir(parents=True, exist_ok=True)
         config = self.directory / "nats-server.conf"
-        config.write_text(nats_config(self.directory / "jetstream", self.host, self.port))
+        config.write_text(nats_config(self.directory / "jetstream", self.host, self.port) + self._more)
         log_path = self.directory / "nats-server.log"
         command: Sequence[str] = (str(find_nats_server()), "-c", str(config))
         with log_path.open("ab") as log:

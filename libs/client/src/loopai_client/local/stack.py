@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from loopai_client.local.nats_server import find_nats_server, free_port, nats_config
+from loopai_client.local.data_dir import running_stack
+from loopai_client.local.nats_server import configured_url, find_nats_server, free_port, nats_config
 from loopai_client.local.ports import require_free
 from loopai_client.local.probes import http_ready, nats_ready
 from loopai_client.local.supervisor import ProcessSpec, Report, Supervisor
@@ -23,7 +24,9 @@ class StackSettings:
     """What a local stack can be told.
 
     ``https`` says that the environment gives the api a certificate. ``nats_url`` ``None`` starts a server; numbers of
-    workers that are ``None`` are what the environment says, or 1.
+    workers that are ``None`` are what the environment says, or 1. ``mongo_url`` and ``redis_url`` ``None`` leave to the
+    environment what keeps the data and what caches it, which are files and memory unless it says otherwise.
+    ``generator_url`` is an outside generator; the built-in one stands in while that one is unavailable.
     """
 
     data_dir: Path = DEFAULT_DATA_DIR
@@ -34,6 +37,9 @@ class StackSettings:
     executor_workers: int | None = None
     keys_file: Path | None = None
     https: bool = False
+    mongo_url: str | None = None
+    redis_url: str | None = None
+    generator_url: str | None = None
 
     @property
     def address(self) -> str:
@@ -65,19 +71,21 @@ class Stack:
         if settings.nats_url is None:
             nats_port = free_port()
             self.nats_url = f"nats://{_LOOPBACK}:{nats_port}"
-            stages.append([_nats(self.data_dir / "nats", nats_port)])
+            stages.append([_nats(self.data_dir, nats_port)])
         else:
             self.nats_url = settings.nats_url
+            _nats_config(self.data_dir).unlink(missing_ok=True)  # of a server that does not run now
         stages.append(self._services(settings))
         self.supervisor = Supervisor(stages, self.logs, report)
 
     def _services(self, settings: StackSettings) -> list[ProcessSpec]:
         generator_port = free_port()
+        built_in = f"http://{_LOOPBACK}:{generator_port}"
         return [
-            self._service("artifact-store", free_port()),
+            self._service("artifact-store", free_port(), **_backends(settings)),
             self._service("generator", generator_port),
             self._service("executor", free_port(), **_sandbox(), **_workers("executor", settings.executor_workers)),
-            self._service("generator-proxy", free_port(), GENERATOR_URL=f"http://{_LOOPBACK}:{generator_port}"),
+            self._service("generator-proxy", free_port(), **_generators(settings.generator_url, built_in)),
             self._api(settings),
         ]
 
@@ -113,14 +121,39 @@ def _workers(service: str, workers: int | None) -> dict[str, str]:
     return {} if workers is None else {f"LOOPAI_{service.upper()}_WORKERS": str(workers)}
 
 
+def _backends(settings: StackSettings) -> dict[str, str]:
+    chosen: dict[str, str] = {}
+    if settings.mongo_url is not None:
+        chosen |= {"CATALOG": "mongodb", "PROGRAMS": "mongodb", "MONGO_URL": settings.mongo_url}
+    if settings.redis_url is not None:
+        chosen |= {"CACHE": "redis", "REDIS_URL": settings.redis_url}
+    return {f"LOOPAI_ARTIFACT_STORE_{name}": value for name, value in chosen.items()}
+
+
+def _generators(outside: str | None, built_in: str) -> dict[str, str]:
+    if outside is None:
+        return {"GENERATOR_URL": built_in}
+    return {"GENERATOR_URL": outside, "LOOPAI_GENERATOR_PROXY_FALLBACK_GENERATOR_URL": built_in}
+
+
 def _sandbox() -> dict[str, str]:
     return {} if sandboxed() else {"LOOPAI_EXECUTOR_SANDBOX": "degraded"}
 
 
-def _nats(directory: Path, port: int) -> ProcessSpec:
-    directory.mkdir(parents=True, exist_ok=True)
-    config = directory / "nats-server.conf"
-    config.write_text(nats_config(directory, _LOOPBACK, port))
+def nats_url_of(data_dir: Path) -> str | None:
+    """The NATS server that the running stack of ``data_dir`` started; ``None`` when there is none."""
+    config = _nats_config(data_dir)
+    return configured_url(config.read_text()) if running_stack(data_dir) and config.exists() else None
+
+
+def _nats_config(data_dir: Path) -> Path:
+    return data_dir / "nats" / "nats-server.conf"
+
+
+def _nats(data_dir: Path, port: int) -> ProcessSpec:
+    config = _nats_config(data_dir)
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(nats_config(config.parent, _LOOPBACK, port))
     return ProcessSpec(
         "nats-server", (os.fspath(find_nats_server()), "-c", os.fspath(config)), nats_ready(_LOOPBACK, port)
     )

@@ -53,6 +53,12 @@ class Language(StrEnum):
     PYTHON = "python"
 
 
+class Fallback(StrEnum):
+    """What made a program while the generator was unavailable: the learner that is built in."""
+
+    LEARNER = "learner"
+
+
 class ComplexityMetrics(Contract):
     """How complicated the program is. ``cyclomatic_complexity`` is McCabe's, summed over the program's functions."""
 
@@ -62,12 +68,16 @@ class ComplexityMetrics(Contract):
 
 
 class ExampleFailure(Contract):
-    """An example that the program got wrong. ``error`` is set when it gave no output at all."""
+    """An example that the program got wrong. ``error`` is set when it gave no output at all.
+
+    ``similarity`` (0–1) is how near ``actual`` came, where the task's ``comparison`` is not ``exact``.
+    """
 
     input: JsonValue
     expected: JsonValue
     actual: JsonValue = None
     error: str | None = None
+    similarity: float | None = None
 
 
 class Score(Contract):
@@ -115,6 +125,10 @@ class ProgramArtifact(Contract):
     created_at: Timestamp
     deployed_at: Timestamp | None
     parent_version: Version | None
+    specification_digest: Digest | None = None
+    """The same for versions that were made for the same description, schemas, examples and accuracy target."""
+    fallback: Fallback | None = None
+    """What stood in for the generator, if anything."""
 
 
 class PublishArtifact(Contract):
@@ -142,6 +156,8 @@ class PublishArtifact(Contract):
     """With ``activate``: only while ``parent_version`` is still the active one (``None``: none is)."""
     failure_reason: Annotated[str, Field(max_length=2000)] | None = None
     """With ``activate=False``: why it is not, which is also why a task without an active version ends ``failed``."""
+    specification_digest: DigestText | None = None
+    fallback: Fallback | None = None
 
 
 class ActivateArtifact(Contract):

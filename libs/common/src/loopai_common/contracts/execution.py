@@ -14,7 +14,15 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from loopai_common.contracts.artifacts import ExampleFailure, Language, Score
 from loopai_common.contracts.base import MAX_VERSION, Contract, ExecutionId, TaskId, Timestamp, Version, VersionNumber
-from loopai_common.contracts.tasks import NAME_PATTERN, UUID_PATTERN, JsonSchema, TaskReference
+from loopai_common.contracts.tasks import (
+    DEFAULT_COMPARISON_THRESHOLD,
+    NAME_PATTERN,
+    UUID_PATTERN,
+    Comparison,
+    JsonSchema,
+    Share,
+    TaskReference,
+)
 
 MAX_TIMEOUT_MS = 60_000
 MAX_BATCH_ITEMS = 10_000
@@ -216,10 +224,7 @@ class CheckExample(Contract):
 
 
 class CheckProgram(Contract):
-    """Query: load the program in the sandbox and run it on the examples, with the task's schemas.
-
-    Outputs are compared exactly: numbers within 1e-9, object keys in any order.
-    """
+    """Query: load the program in the sandbox and run it on the examples, with the task's schemas and ``comparison``."""
 
     code: str
     language: Language = Language.PYTHON
@@ -227,6 +232,8 @@ class CheckProgram(Contract):
     input_schema: JsonSchema
     output_schema: JsonSchema
     examples: tuple[CheckExample, ...] = ()
+    comparison: Comparison = Comparison.EXACT
+    comparison_threshold: Share = DEFAULT_COMPARISON_THRESHOLD
     timeout_ms: int = Field(default=1000, ge=1, le=MAX_TIMEOUT_MS)
 
 

@@ -62,6 +62,10 @@ CORRELATION_HEADER: Final = "X-Correlation-ID"
 DEADLINE_HEADER: Final = "Loopai-Deadline"
 TRACEPARENT_HEADER: Final = "traceparent"
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
+BURIED_SUBJECT_HEADER: Final = "Loopai-Dead-Letter-Subject"
+BURIED_DELIVERIES_HEADER: Final = "Loopai-Dead-Letter-Deliveries"
+REPLAY_HEADER: Final = "Loopai-Replay-Of"
+"""On a message that an operator put back: the sequence of its dead letter."""
 
 ACTIVE: Final = "active"
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
@@ -92,4 +96,9 @@ def ping(service: str) -> str:
 
 def dead_letter(subject: str) -> str:
     """Where a message of ``subject`` goes that could not be handled."""
-    return f"loopai.dlq.v1.{subject.removeprefix('loopai.')}"
+    return DEAD_LETTERS_ALL.replace(">", subject.removeprefix("loopai."))
+
+
+def buried_subject(letter: str) -> str:
+    """The subject of the message that a dead letter on the subject ``letter`` was."""
+    return f"loopai.{letter.removeprefix(DEAD_LETTERS_ALL.removesuffix('>'))}"

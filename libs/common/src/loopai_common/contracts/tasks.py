@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, Strict
 
-from loopai_common.contracts.base import Contract, GenerationId, TaskId, Timestamp, Version
+from loopai_common.contracts.base import Contract, GenerationId, TaskId, Timestamp, Version, VersionNumber
 
 MAX_EXAMPLES = 10_000
 NAME_PATTERN = r"^[A-Za-z0-9_.-]+$"
@@ -35,6 +35,24 @@ class Isolation(StrEnum):
     CALL = "call"
     PROCESS = "process"
     NONE = "none"
+
+
+class Comparison(StrEnum):
+    """When the output for an example counts as right.
+
+    ``exact``: equal; numbers within 1e-9, object keys in any order. ``fuzzy``: the same, but strings (in objects and
+    lists too) need only be similar: 1 minus their edit distance over the longer one's length reaches the threshold.
+    ``structured``: the share of the fields that are equal reaches the threshold. A field is a value that holds no
+    others, wherever it stands; one too many counts like a wrong one.
+    """
+
+    EXACT = "exact"
+    FUZZY = "fuzzy"
+    STRUCTURED = "structured"
+
+
+DEFAULT_COMPARISON_THRESHOLD = 0.8
+"""One field of five may be wrong, or one character of five."""
 
 
 def _not_a_uuid(name: str) -> str:
@@ -103,6 +121,9 @@ class TaskDefinition(Contract):
     latency_target_ms: LatencyTarget = 10
     sampling_rate: Share = 0.1
     isolation: Isolation = Isolation.CALL
+    comparison: Comparison = Comparison.EXACT
+    comparison_threshold: Share = DEFAULT_COMPARISON_THRESHOLD
+    """How near an output must be; ``exact`` does not look at it."""
 
 
 class TaskChanges(Contract):
@@ -113,6 +134,8 @@ class TaskChanges(Contract):
     latency_target_ms: LatencyTarget | None = None
     sampling_rate: Share | None = None
     isolation: Isolation | None = None
+    comparison: Comparison | None = None
+    comparison_threshold: Share | None = None
     examples: Annotated[tuple[Example, ...], Field(max_length=MAX_EXAMPLES)] = ()
 
 
@@ -136,6 +159,8 @@ class TaskSummary(Contract):
     latency_target_ms: int
     sampling_rate: float
     isolation: Isolation = Isolation.CALL
+    comparison: Comparison = Comparison.EXACT
+    comparison_threshold: float = DEFAULT_COMPARISON_THRESHOLD
     status: TaskStatus
     status_reason: str | None = None
     """Why the task is where it is, when there is something to say: for ``failed``, the cause and the remedy."""
@@ -214,6 +239,8 @@ class FailTask(Contract):
     task_id: TaskId
     generation_id: GenerationId
     reason: Annotated[str, Field(min_length=1, max_length=2000)]
+    fallback_version: VersionNumber | None = None
+    """An earlier version that stands in for the one that was not made; it becomes active where none is."""
 
 
 class TaskCreated(Contract):
@@ -238,3 +265,5 @@ class TaskFailed(Contract):
     name: str
     generation_id: GenerationId
     reason: str
+    fallback_version: Version | None = None
+    """The earlier version that stands in, made for the same specification."""

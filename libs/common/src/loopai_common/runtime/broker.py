@@ -29,6 +29,7 @@ from loopai_common.contracts import subjects
 from loopai_common.contracts.base import Contract
 from loopai_common.contracts.health import Ping, Pong
 from loopai_common.errors import BusUnavailable, DeadlineExceeded, Internal, LoopaiError, PayloadTooLarge
+from loopai_common.permissions import inbox_prefix
 from loopai_common.runtime import context
 from loopai_common.runtime.errors import as_loopai_error, failure_headers, failure_of
 from loopai_common.runtime.health import Readiness
@@ -87,6 +88,7 @@ class Bus:
         self.broker = NatsBroker(
             [url.strip() for url in settings.nats_url.split(",")],
             name=f"loopai-{service}",
+            inbox_prefix=inbox_prefix(service),
             connect_timeout=_CONNECT_ATTEMPT_SECONDS,
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
@@ -199,6 +201,7 @@ class Bus:
             stream=JStream(stream, declare=False),
             durable=name,
             pull_sub=PullSub(batch_size=1, timeout=5.0),  # batch_size=1: faststream#2563
+            inbox_prefix=f"{inbox_prefix(self.service)}.".encode(),
             config=ConsumerConfig(
                 ack_wait=ACK_WAIT_SECONDS,
                 max_deliver=deliveries,
@@ -222,8 +225,8 @@ class Bus:
         headers = {
             **{k: v for k, v in message.headers.items() if k != subjects.MESSAGE_ID_HEADER},
             **failure_headers(error),
-            "Loopai-Dead-Letter-Subject": message.subject,
-            "Loopai-Dead-Letter-Deliveries": str(deliveries),
+            subjects.BURIED_SUBJECT_HEADER: message.subject,
+            subjects.BURIED_DELIVERIES_HEADER: str(deliveries),
             subjects.MESSAGE_ID_HEADER: f"dlq-{message.stream}-{message.sequence}",
         }
         letter = subjects.dead_letter(message.subject)

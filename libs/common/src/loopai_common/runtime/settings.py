@@ -28,7 +28,8 @@ class SettingsError(Exception):
 class ServiceSettings(BaseModel):
     """What every service can be told. A service's own class adds its fields.
 
-    A field ``x`` is read from ``<prefix>X``; one with ``env`` in its ``json_schema_extra`` also from that variable.
+    A field ``x`` is read from ``<prefix>X``; one with ``env`` in its ``json_schema_extra`` also from that variable. A
+    variable whose name ends with ``_FILE`` names a file that holds the value, as secrets are handed to containers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,10 +93,15 @@ def load_settings(kind: type[S], service: str, environ: Mapping[str, str] | None
             if variable in environ:
                 values[name] = environ[variable]
                 break
+            if f"{variable}_FILE" in environ and f"{name}_file" not in kind.model_fields:
+                values[name] = _content(f"{variable}_FILE", environ[f"{variable}_FILE"])
+                break
     known = {f"{prefix}{name.upper()}" for name in kind.model_fields}
     others = tuple(other for other in PREFIXES.values() if other != prefix and other.startswith(prefix))
     unknown = sorted(
-        v for v in environ if v.startswith(prefix) and not v.startswith(others) and v not in known | _NOBODYS
+        v
+        for v in environ
+        if v.startswith(prefix) and not v.startswith(others) and not {v, v.removesuffix("_FILE")} & (known | _NOBODYS)
     )
     if unknown:
         raise SettingsError(f"unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
@@ -106,3 +112,11 @@ def load_settings(kind: type[S], service: str, environ: Mapping[str, str] | None
             f"{prefix}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False)
         )
         raise SettingsError(problems) from error
+
+
+def _content(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise SettingsError(f"{variable}: the file {path!r} cannot be read: {reason}") from error

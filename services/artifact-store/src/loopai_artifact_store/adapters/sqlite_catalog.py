@@ -34,7 +34,7 @@ from loopai_artifact_store.domain import (
 )
 from loopai_common.contracts.artifacts import ArtifactStatus, ProgramArtifact
 from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version, format_timestamp
-from loopai_common.contracts.tasks import Isolation, Rollout, TaskStatus
+from loopai_common.contracts.tasks import Comparison, Isolation, Rollout, TaskStatus
 from loopai_common.errors import IdempotencyKeyReused, TaskAlreadyExists
 
 T = TypeVar("T")
@@ -121,6 +121,10 @@ _MIGRATIONS: tuple[str, ...] = (
     UPDATE tasks SET examples_bytes =
         (SELECT length(CAST(examples AS BLOB)) FROM examples WHERE task_id = tasks.id);
     CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+    """,
+    """
+    ALTER TABLE tasks ADD COLUMN comparison TEXT NOT NULL DEFAULT 'exact';
+    ALTER TABLE tasks ADD COLUMN comparison_threshold REAL NOT NULL DEFAULT 0.8;
     """,
 )
 
@@ -410,6 +414,7 @@ def _task_row(task: Task) -> dict[str, Any]:
     return row | {
         "id": str(task.id),
         "isolation": task.isolation.value,
+        "comparison": task.comparison.value,
         "status": task.status.value,
         "rollout_version": None if task.rollout is None else task.rollout.version,
         "rollout_percentage": None if task.rollout is None else task.rollout.percentage,
@@ -423,6 +428,7 @@ def _task(row: sqlite3.Row) -> Task:
     values |= {
         "id": TaskId(UUID(row["id"])),
         "isolation": Isolation(row["isolation"]),
+        "comparison": Comparison(row["comparison"]),
         "status": TaskStatus(row["status"]),
         "rollout": _rollout(row),
         "created_at": moment(row["created_at"]),

@@ -1,7 +1,7 @@
 """The artifact store and the executors, over the bus."""
 
 from loopai_common.contracts import subjects
-from loopai_common.contracts.artifacts import GetArtifact, ProgramArtifact, PublishArtifact
+from loopai_common.contracts.artifacts import ArtifactPage, GetArtifact, ListArtifacts, ProgramArtifact, PublishArtifact
 from loopai_common.contracts.base import TaskId, Version
 from loopai_common.contracts.execution import CheckProgram, CheckReport
 from loopai_common.contracts.generation import GenerateProgram, GenerationState, GetGeneration
@@ -9,6 +9,7 @@ from loopai_common.contracts.tasks import FailTask, GetTask, TaskSpecification, 
 from loopai_common.runtime.rpc import RpcClient
 
 _STORE_SECONDS = 15.0
+_MAX_PAGE = 200
 
 
 class RpcArtifactStore:
@@ -26,6 +27,18 @@ class RpcArtifactStore:
         """A version with its code."""
         query = GetArtifact(task=str(task_id), version=version, include_code=True)
         return await self._client.call(subjects.ARTIFACTS_GET, query, ProgramArtifact, timeout=_STORE_SECONDS)
+
+    async def versions(self, task_id: TaskId) -> list[ProgramArtifact]:
+        """Every version, page by page."""
+        found: list[ProgramArtifact] = []
+        cursor: str | None = None
+        while True:
+            query = ListArtifacts(task=str(task_id), limit=_MAX_PAGE, cursor=cursor)
+            page = await self._client.call(subjects.ARTIFACTS_LIST, query, ArtifactPage, timeout=_STORE_SECONDS)
+            found += page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return found
 
     async def version_made(self, command: GenerateProgram) -> Version | None:
         """The version that came of the command already."""

@@ -1,7 +1,8 @@
 """The built-in learner, each request in a process of its own.
 
 A process can be stopped when it takes too long or nobody waits any more, gives its memory back, and leaves the event
-loop free. Importing scikit-learn takes a second, so one spare process is started ahead.
+loop free. A new process takes half a second to start, so one is started ahead; scikit-learn is loaded with the work,
+since it would hold 90 MB for as long as nothing is learned.
 """
 
 import asyncio
@@ -46,10 +47,10 @@ class LearnerProcesses:
     async def check(self) -> str | None:
         """Readiness: says so when no process waits for the next request."""
         if self._spare is None or self._spare.returncode is not None:
-            return "no learner process is waiting; the next program takes a second longer"
+            return "no learner process is waiting; the next program takes half a second longer"
         return None
 
-    async def generate(self, request: GenerationRequest) -> GenerationResponse:
+    async def generate(self, request: GenerationRequest, _: str | None) -> GenerationResponse:
         """Learns a program; raises :class:`Overloaded` when too many wait, :class:`Internal` when the process died."""
         if self._taken >= self._limit:
             raise Overloaded("too many programs are being learned; try again later")

@@ -7,9 +7,11 @@ from loopai_common.contracts.generation import GenerationRequest
 from loopai_generator.domain import CannotLearn, Learned
 from loopai_generator.learners.keywords import KeywordLearner
 from loopai_generator.learners.linear import LinearTextLearner
+from loopai_generator.learners.strings.learner import StringLearner
+from loopai_generator.learners.trees import TreeLearner
 from loopai_generator.ports import Learner
 
-LEARNERS: tuple[Learner, ...] = (LinearTextLearner(), KeywordLearner())
+LEARNERS: tuple[Learner, ...] = (LinearTextLearner(), TreeLearner(), StringLearner(), KeywordLearner())
 """In the order of preference among equals. A new kind of program is a module here and a line in this tuple."""
 
 

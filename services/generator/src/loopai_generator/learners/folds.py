@@ -1,12 +1,12 @@
 """Cross-validation of programs: the figure says how the emitted code does on examples that it was not made from."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import JsonValue
 
-from loopai_generator.domain import CrossValidation, LabelledText, LabelTask, identity
-from loopai_generator.learners.program import load_classifier
+from loopai_generator.domain import CrossValidation, LabelledText, LabelTask, identity, label_of
+from loopai_generator.learners.program import load_program
 
 FOLDS = 5
 
@@ -21,16 +21,21 @@ def fold_of(examples: Sequence[LabelledText]) -> list[int]:
     return [folds[example.text] for example in examples]
 
 
+def held_back_answers(
+    inputs: Sequence[JsonValue], folds: Sequence[int], code_without: Callable[[int], str]
+) -> list[JsonValue]:
+    """For each input, the answer of the program that ``code_without`` the input's fold makes."""
+    programs = [load_program(code_without(fold)) for fold in range(FOLDS)]
+    return [programs[fold](value) for value, fold in zip(inputs, folds, strict=True)]
+
+
 def cross_validate(task: LabelTask, code_without: Callable[[int], str]) -> CrossValidation:
     """Runs, for each fold, the program that ``code_without`` that fold makes, on the fold."""
-    folds = fold_of(task.examples)
-    passed = 0
-    for fold in range(FOLDS):
-        held_back = [example for example, own in zip(task.examples, folds, strict=True) if own == fold]
-        passed += _passed(load_classifier(code_without(fold)), task, held_back)
-    return CrossValidation(FOLDS, len(task.examples), passed / len(task.examples))
-
-
-def _passed(classify: Callable[[str], JsonValue], task: LabelTask, examples: Iterable[LabelledText]) -> int:
+    inputs = [example.input for example in task.examples]
     labels = [identity(label) for label in task.labels]
-    return sum(identity(classify(example.text)) == labels[example.label] for example in examples)
+    answers = held_back_answers(inputs, fold_of(task.examples), code_without)
+    passed = sum(
+        identity(label_of(answer, task.output_property)) == labels[example.label]
+        for answer, example in zip(answers, task.examples, strict=True)
+    )
+    return CrossValidation(FOLDS, len(task.examples), passed / len(task.examples))

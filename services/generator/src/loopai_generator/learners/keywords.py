@@ -18,7 +18,7 @@ from loopai_generator.learners.program import entry_point, header, pattern_line,
 MEASURABLE_FROM = 10
 """With fewer examples a cross-validated figure would be noise."""
 
-_CONFIDENCE_OF_AN_EXAMPLE = 0.05
+CONFIDENCE_OF_AN_EXAMPLE = 0.05
 _MAX_KEYWORDS = 40
 _LEAST_PRECISION = 0.8
 _CATCH_ALL = frozenset({"other", "others", "none", "unknown", "neutral", "misc", "normal", "false", "no"})
@@ -84,7 +84,7 @@ class KeywordLearner:
             code=write(rules, task, measured),
             learner="keywords",
             strategy=self.strategy,
-            confidence=measured.accuracy if measured else _CONFIDENCE_OF_AN_EXAMPLE * (1 + len(task.examples)),
+            confidence=measured.accuracy if measured else CONFIDENCE_OF_AN_EXAMPLE * (1 + len(task.examples)),
             cross_validation=measured,
             notes=_notes(task, rules),
             figures={"keywords": sum(map(len, rules.keywords))},

@@ -3,40 +3,45 @@
 The classifier is scikit-learn's ``LinearSVC`` on binary features: fitted on all of them, fitted again on the strongest,
 and its weights rounded to integers, so that the program's sums are exact in any order. What is cross-validated is
 the emitted program, rounding and all.
+
+With more than two labels, only the differences between a feature's weights matter. Each feature's median is taken off
+its weights: most of them become 0, and need not be written. The program adds the weights of all labels at once, as the
+lanes of one whole number.
 """
 
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.svm import LinearSVC
 
 from loopai_common.contracts.artifacts import SynthesisStrategy
 from loopai_common.contracts.generation import GenerationRequest
-from loopai_generator.domain import CannotLearn, CrossValidation, LabelTask, Learned, read_label_task
-from loopai_generator.learners import text_features
+from loopai_generator.domain import CannotLearn, CrossValidation, LabelledText, LabelTask, Learned, read_label_task
+from loopai_generator.learners import records, text_features
+from loopai_generator.learners.facts import Field, facts, fields_of
 from loopai_generator.learners.folds import cross_validate, fold_of
-from loopai_generator.learners.program import entry_point, header, pattern_line, source_of
+from loopai_generator.learners.program import entry_point, escaped, header, pattern_line, source_of
 
 MIN_EXAMPLES = 10
 MAX_TRAINING_CHARACTERS = 1_500_000
-MAX_WEIGHTS = 10_000
+MAX_WEIGHTS = 40_000
 MAX_FEATURES = 6000
 _SIZES = (4, 3)
 _PENALTY = 0.02
 _SCALE = 1000
+_SCALE_OF_MANY = 100
 _RARE_FROM = 200
 """With this many examples, a feature of a single one says nothing."""
 
 _MANY_LABELS = 8
-"""From here on one size is tried, and the classifier is fitted once: the time grows with the labels."""
+"""From here on one size is tried, and the classifier fitted once, less exactly: the time grows with the labels."""
+
+_MAX_FITTED_OF_MANY = 20_000
 
 Matrix = Any
 """``csr_matrix`` of shape (examples, features) with ones; SciPy carries no types."""
@@ -47,7 +52,7 @@ class LinearModel:
     """Integer weights; the label with the highest sum wins, the first one in a tie.
 
     ``weights`` has shape (labels, features), but for two labels (1, features): there a positive sum says ``labels[1]``.
-    ``labels`` are positions among the task's labels.
+    ``labels`` are positions among the task's labels; ``fields`` are looked at beside the text.
     """
 
     size: int
@@ -55,6 +60,7 @@ class LinearModel:
     features: tuple[str, ...]
     weights: NDArray[np.int64]
     biases: NDArray[np.int64]
+    fields: tuple[Field, ...] = ()
 
 
 class LinearTextLearner:
@@ -90,21 +96,28 @@ class _Trial:
         self._size = size
         self._folds = np.array(fold_of(task.examples))
         self._labels = np.array([example.label for example in task.examples])
-        self._features, self._rows = feature_matrix([example.text for example in task.examples], size)
+        self._fields = fields_of([example.input for example in task.examples], task.input_properties)
+        self._features, self._rows = feature_matrix(task.examples, size, self._fields)
 
     def fit(self, without: int | None) -> LinearModel:
         """Fits on all examples, or on those outside the fold ``without``."""
         chosen = np.flatnonzero(self._folds != without) if without is not None else np.arange(len(self._labels))
-        return fit_model(self._rows[chosen], self._labels[chosen], self._features, self._size)
+        model = fit_model(self._rows[chosen], self._labels[chosen], self._features, self._size)
+        return replace(model, fields=self._fields)
 
     def code_without(self, fold: int) -> str:
         """The program made from the examples outside ``fold``."""
         return write(self.fit(fold), self._task, None)
 
 
-def feature_matrix(texts: Sequence[str], size: int) -> tuple[list[str], Matrix]:
-    """The features of all texts, sorted, and which text has which: the same whatever the order of sets is."""
-    rows = [text_features.features(text, size) for text in texts]
+def feature_matrix(
+    examples: Sequence[LabelledText], size: int, fields: tuple[Field, ...] = ()
+) -> tuple[list[str], Matrix]:
+    """All features, sorted, and which example has which: the same whatever the order of sets is."""
+    rows = [text_features.features(example.text, size).union(facts(example.input, fields)) for example in examples]
+    # Imported where it is needed, as scikit-learn below: a process that waits for work has not paid for them.
+    from scipy.sparse import csr_matrix
+
     names = sorted(set().union(*rows))
     column = {name: position for position, name in enumerate(names)}
     lengths = [len(row) for row in rows]
@@ -118,15 +131,20 @@ def feature_matrix(texts: Sequence[str], size: int) -> tuple[list[str], Matrix]:
 def fit_model(rows: Matrix, labels: NDArray[np.int64], features: Sequence[str], size: int) -> LinearModel:
     """Fits the classifier and rounds it; ``labels`` are positions among the task's labels, at least two different."""
     frequent = 2 if len(labels) >= _RARE_FROM else 1
-    kept = np.flatnonzero(np.bincount(rows.indices, minlength=rows.shape[1]) >= frequent)
-    classifier = _fitted(rows[:, kept], labels)
-    outputs = classifier.coef_.shape[0]
-    if outputs < _MANY_LABELS:
+    counts = np.bincount(rows.indices, minlength=rows.shape[1])
+    kept = np.flatnonzero(counts >= frequent)
+    many = len(np.unique(labels)) >= _MANY_LABELS
+    if many:
+        kept = kept[np.sort(np.argsort(-counts[kept], kind="stable")[:_MAX_FITTED_OF_MANY])]
+    classifier = _fitted(rows[:, kept], labels, tolerance=0.1 if many else 1e-4)
+    if not many:
         strength = np.abs(classifier.coef_).max(axis=0)
         kept = kept[np.sort(np.argsort(-strength, kind="stable")[:MAX_FEATURES])]
-        classifier = _fitted(rows[:, kept], labels)
+        classifier = _fitted(rows[:, kept], labels, tolerance=1e-4)
     coefficients = classifier.coef_
-    scale = _SCALE / max(np.abs(coefficients).max(), np.finfo(float).tiny)
+    if len(coefficients) > 1:
+        coefficients = coefficients - np.median(coefficients, axis=0)
+    scale = (_SCALE_OF_MANY if many else _SCALE) / max(np.abs(coefficients).max(), np.finfo(float).tiny)
     weights = _strongest(np.rint(coefficients * scale).astype(np.int64))
     used = np.flatnonzero(weights.any(axis=0))
     return LinearModel(
@@ -140,22 +158,13 @@ def fit_model(rows: Matrix, labels: NDArray[np.int64], features: Sequence[str], 
 
 def write(model: LinearModel, task: LabelTask, cross_validation: CrossValidation | None) -> str:
     """The program that decides as the model does."""
-    two = len(model.labels) == 2
-    how = (
-        "How it decides: every word, every pair of neighbouring words and every run of "
-        f"{model.size} characters that stands in WEIGHTS adds its weight once"
-    )
-    how += (
-        "; a sum above 0 says the second label, any other the first."
-        if two
-        else " to the labels it speaks for or against; the label with the highest sum wins."
-    )
     labels = tuple(task.labels[label] for label in model.labels)
-    biases = tuple(int(bias) for bias in model.biases)
+    two = len(labels) == 2
     return "\n".join(
         (
-            header(task, how, SynthesisStrategy.ML, cross_validation),
+            header(task, _how(model, two), SynthesisStrategy.ML, cross_validation),
             "import re",
+            *(() if two else ("import struct",)),
             "from itertools import pairwise",
             "from types import MappingProxyType",
             "",
@@ -164,55 +173,102 @@ def write(model: LinearModel, task: LabelTask, cross_validation: CrossValidation
             f"MAX_CHARACTERS = {text_features.MAX_CHARACTERS}",
             pattern_line("WORD", text_features.WORD),
             pattern_line("DIGIT", text_features.DIGIT),
-            f"BIAS = {biases[0]}" if two else f"BIASES = {biases!r}",
-            "WEIGHTS = MappingProxyType({",
-            *(_two_label_lines(model) if two else _many_label_lines(model)),
-            "})",
-            "KNOWN = frozenset(WEIGHTS)",
+            *((f"FIELDS = {model.fields!r}",) if model.fields else ()),
+            *(_two_label_table(model) if two else _many_label_table(model)),
             "",
             "",
             source_of(text_features.features),
             "",
+            *((source_of(records.at, facts), "") if model.fields else ()),
             _CLASSIFY_TWO if two else _CLASSIFY_MANY,
             "",
-            entry_point(task),
+            entry_point(task, f"features(text, SIZE){'.union(facts(input, FIELDS))' if model.fields else ''}"),
         )
     )
 
 
 _CLASSIFY_TWO = """\
-def classify(text):
-    found = features(text, SIZE) & KNOWN
-    return LABELS[BIAS + sum([WEIGHTS[feature] for feature in found]) > 0]
+KNOWN = frozenset(WEIGHTS)
+
+
+def classify(found):
+    return LABELS[BIAS + sum([WEIGHTS[feature] for feature in found & KNOWN]) > 0]
 """
 
+
+_PARSED = """\
+def packed(weights):
+    return sum(weight << 32 * lane for lane, weight in weights)
+
+
+def parsed(line):
+    weights, _, feature = line.partition(" :")
+    numbers = [int(number) for number in weights.split()]
+    return feature, packed(zip(numbers[::2], numbers[1::2]))
+"""
+
+# 2^31 in every lane undoes the borrows that negative weights make.
 _CLASSIFY_MANY = """\
-def classify(text):
-    sums = list(BIASES)
-    for feature in features(text, SIZE) & KNOWN:
-        for position, weight in WEIGHTS[feature]:
-            sums[position] += weight
+BIAS = packed(enumerate(BIASES)) + packed((lane, 1 << 31) for lane in range(len(LABELS)))
+KNOWN = frozenset(WEIGHTS)
+
+
+def classify(found):
+    total = BIAS + sum([WEIGHTS[feature] for feature in found & KNOWN])
+    sums = struct.unpack(LANES, total.to_bytes(4 * len(LABELS), "little"))
     return LABELS[sums.index(max(sums))]
 """
 
 
-def _two_label_lines(model: LinearModel) -> list[str]:
+def _how(model: LinearModel, two: bool) -> str:
+    start = (
+        "How it decides: every word, every pair of neighbouring words and every run of "
+        f"{model.size} characters that stands in WEIGHTS adds its weight once"
+    )
+    if model.fields:
+        start = start.replace("characters that", "characters of the text, and every fact about another field, that")
+    if two:
+        return start + "; a sum above 0 says the second label, any other the first."
+    return (
+        start + " to the labels it speaks for or against; the label with the highest sum wins. A line of WEIGHTS is "
+        "'label weight label weight ... :feature', where labels are numbered as in LABELS, from 0. The sums of all "
+        "labels are added up at once, in lanes of one whole number."
+    )
+
+
+def _two_label_table(model: LinearModel) -> list[str]:
     weights = {name: int(weight) for name, weight in zip(model.features, model.weights[0], strict=True)}
-    return [f"    {name!r}: {weights[name]}," for name in sorted(weights, key=lambda name: (-abs(weights[name]), name))]
+    order = sorted(weights, key=lambda name: (-abs(weights[name]), name))
+    lines = [f"    {name!r}: {weights[name]}," for name in order]
+    return [f"BIAS = {int(model.biases[0])}", "WEIGHTS = MappingProxyType({", *lines, "})"]
 
 
-def _many_label_lines(model: LinearModel) -> list[str]:
+def _many_label_table(model: LinearModel) -> list[str]:
     columns = model.weights.T
     order = sorted(range(len(model.features)), key=lambda c: (-int(np.abs(columns[c]).max()), model.features[c]))
     lines = []
     for column in order:
-        pairs = tuple((int(label), int(columns[column][label])) for label in np.flatnonzero(columns[column]))
-        lines.append(f"    {model.features[column]!r}: {pairs!r},")
-    return lines
+        weights = " ".join(f"{label} {columns[column][label]}" for label in np.flatnonzero(columns[column]))
+        lines.append(escaped(f"{weights} :{model.features[column]}"))
+    biases = tuple(int(bias) for bias in model.biases)
+    table = "\n".join(lines)
+    return [
+        f'LANES = "<{len(biases)}I"',
+        f"BIASES = {biases!r}",
+        "",
+        "",
+        _PARSED,
+        "",
+        'WEIGHTS = MappingProxyType(dict(map(parsed, """\\',
+        f'{table}""".split("\\n"))))',
+    ]
 
 
-def _fitted(rows: Matrix, labels: NDArray[np.int64]) -> Any:
-    classifier = LinearSVC(C=_PENALTY, class_weight="balanced", random_state=0)
+def _fitted(rows: Matrix, labels: NDArray[np.int64], *, tolerance: float) -> Any:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
+    classifier = LinearSVC(C=_PENALTY, tol=tolerance, class_weight="balanced", random_state=0)
     with warnings.catch_warnings():
         # A fit that stops at its bound of iterations is judged like any other: by cross-validation.
         warnings.simplefilter("ignore", ConvergenceWarning)

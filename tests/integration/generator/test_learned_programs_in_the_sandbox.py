@@ -1,0 +1,92 @@
+"""Learned programs where they will run: made by a learner process, executed by a locked worker."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from benchmarks.intents import corpus
+from loopai_common.contracts.frames import AnswerKind
+from loopai_common.contracts.generation import GenerationRequest, GenerationResponse
+from loopai_common.contracts.tasks import Example
+from tests.support.flowers import flowers, objects_request
+from tests.support.processes import descendants, wait_for
+from tests.support.sandbox import program, run, started_pool
+from tests.support.service_process import ServiceProcess
+from tests.support.sms import generation_request, messages
+
+PATIENCE_SECONDS = 120.0
+"""The machine may be busy, and a learner process imports for a second or more."""
+
+
+def learned(generator: ServiceProcess, request: GenerationRequest) -> GenerationResponse:
+    answer = httpx.post(f"{generator.url}/generate", content=request.model_dump_json(), timeout=PATIENCE_SECONDS)
+    response = GenerationResponse.model_validate_json(answer.content)
+    assert response.success, response.error_message
+    return response
+
+
+def questions(size: int) -> tuple[Example, ...]:
+    return tuple(Example(input={"text": text}, output=label) for text, label in corpus(size))
+
+
+def with_fields() -> tuple[Example, ...]:
+    """Messages with a channel; what comes by letter is archived, spam or not."""
+    return tuple(
+        Example(
+            input={"text": message.input["text"], "from": {"channel": ("letter", "phone")[position % 2]}},
+            output=message.output if position % 2 else "archive",
+        )
+        for position, message in enumerate(messages()[:400])
+        if isinstance(message.input, dict)
+    )
+
+
+def prices() -> tuple[Example, ...]:
+    return tuple(
+        Example(input={"grams": n * 10, "express": n % 3 == 0}, output=round(1.5 + 2 * (n // 25) + 3 * (n % 3 == 0), 2))
+        for n in range(100)
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_of", "learner", "least"),
+    [
+        (lambda: objects_request(flowers()), "decision-tree", 0.95),
+        (lambda: objects_request(prices(), output="number"), "decision-tree", 0.95),
+        (lambda: objects_request(with_fields()), "linear-text", 0.95),
+        (lambda: generation_request(questions(1500), output_schema={"type": "string"}), "linear-text", 0.9),
+    ],
+    ids=["object to label", "object to number", "text and fields to label", "text to 77 labels"],
+)
+async def test_learned_program_answers_in_a_locked_worker(
+    generator: ServiceProcess, request_of: Any, learner: str, least: float
+) -> None:
+    request: GenerationRequest = request_of()
+    response = learned(generator, request)
+    assert response.code is not None
+    assert response.metadata is not None
+    assert response.metadata["learner"] == learner
+    inputs = [example.input for example in request.examples]
+    async with started_pool() as pool:
+        answers: list[tuple[int, Any]] = []
+        for start in range(0, len(inputs), 50):
+            answers += await run(pool, program(response.code), inputs[start : start + 50])
+    assert {kind for kind, _ in answers} == {AnswerKind.SUCCESS}
+    passed = sum(value == example.output for (_, value), example in zip(answers, request.examples, strict=True))
+    assert passed / len(inputs) >= least
+
+
+def test_a_waiting_learner_has_not_loaded_what_only_learning_needs(generator: ServiceProcess) -> None:
+    learned(generator, objects_request(flowers()[:30]))
+    wait_for(lambda: bool(descendants(generator.pid)), "a learner that waits")
+    (waiting,) = descendants(generator.pid)
+    # NumPy is the last that it imports, so the process has imported all that it will.
+    wait_for(lambda: "numpy" in maps_of(waiting), "imports of the learner")
+    assert "sklearn" not in maps_of(waiting)
+
+
+def maps_of(pid: int) -> str:
+    """The files that the process has mapped."""
+    return Path(f"/proc/{pid}/maps").read_text()

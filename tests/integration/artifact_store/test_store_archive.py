@@ -29,6 +29,7 @@ from loopai_common.errors import ArtifactCorrupt, StoreUnavailable, TaskNotFound
 from loopai_common.identifiers import new_uuid
 from tests.contract.artifact_store.builders import (
     creating,
+    mongodb_of,
     open_azure,
     open_executions,
     open_files,
@@ -82,10 +83,14 @@ async def filled(tmp_path: Path) -> Filled:
     return Filled(store, tasks, archive)
 
 
-@pytest.fixture(params=["memory", "sqlite and files", "sqlite and azure"])
+@pytest.fixture(params=["memory", "sqlite and files", "sqlite and azure", "mongodb"])
 async def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     if request.param == "memory":
         yield in_memory()
+        return
+    if request.param == "mongodb":
+        async with mongodb_of(request.getfixturevalue("mongo")) as opened:
+            yield Store(opened.catalog, opened.executions, opened.storage)
         return
     azure = None
     storage: ArtifactStorage

@@ -24,7 +24,15 @@ from loopai_common.contracts.artifacts import ActivateArtifact, ArtifactStatus, 
 from loopai_common.contracts.base import Digest, TaskId, Version
 from loopai_common.contracts.tasks import ArchiveTask, GetTask, TaskStatus, UpdateTask
 from loopai_common.identifiers import new_uuid
-from tests.contract.artifact_store.builders import creating, open_azure, open_files, open_sqlite, publishing, store_on
+from tests.contract.artifact_store.builders import (
+    creating,
+    mongodb_of,
+    open_azure,
+    open_files,
+    open_sqlite,
+    publishing,
+    store_on,
+)
 from tests.support.servers import Azurite
 
 
@@ -220,10 +228,14 @@ async def test_parallel_changes_leave_the_documents_of_the_last_one(damaged: Dam
     assert await damaged.kinds() == set()
 
 
-@pytest.fixture(params=["files", "azure"])
+@pytest.fixture(params=["files", "azure", "mongodb"])
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ArtifactStorage]:
     if request.param == "files":
         yield open_files(tmp_path)
+        return
+    if request.param == "mongodb":
+        async with mongodb_of(request.getfixturevalue("mongo")) as opened:
+            yield opened.storage
         return
     azurite: Azurite = request.getfixturevalue("azurite")
     azure: AzureStorage = open_azure(azurite.connection_string)

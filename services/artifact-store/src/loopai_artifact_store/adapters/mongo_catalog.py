@@ -324,8 +324,8 @@ class MongoCatalog(MongoAdapter):
     async def _insert(self, session: AsyncClientSession, collection: str, /, **document: Any) -> None:
         await self._database[collection].insert_one(document, session=session)
 
-    async def _find_task(self, key: TaskKey) -> Document:
-        return _existing(key, await self._database["tasks"].find_one(_named(key)))
+    async def _find_task(self, key: TaskKey, session: AsyncClientSession | None = None) -> Document:
+        return _existing(key, await self._database["tasks"].find_one(_named(key), session=session))
 
     async def _hold_task(self, key: TaskKey, session: AsyncClientSession) -> Document:
         """The task, which until the end of the transaction nobody else can hold."""

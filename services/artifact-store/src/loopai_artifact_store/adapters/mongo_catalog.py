@@ -191,9 +191,8 @@ class MongoCatalog(MongoAdapter):
                     await self._database[collection].insert_many(documents, session=session)
             await self._insert(session, "tasks", **_task_document(task), position=next(positions))
 
-        with self._operation("add_copy"):
-            async with self._database.turn(task.name):
-                await self._database.transaction(work)
+        async with self._operation_in_turn("add_copy", task.name):
+            await self._database.transaction(work)
 
     async def tasks(
         self, *, after: TaskId | None, limit: int, status: TaskStatus | None, name_prefix: str | None

@@ -253,6 +253,14 @@ class TaskCreated(Contract):
     generation_id: GenerationId
 
 
+class TaskUpdated(Contract):
+    """Event: what was asked for in the task was changed; what it is now has this ``revision``, or a later one."""
+
+    task_id: TaskId
+    name: str
+    revision: int
+
+
 class TaskArchived(Contract):
     """Event: the task runs no more."""
 

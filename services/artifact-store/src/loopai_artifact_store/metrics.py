@@ -11,6 +11,7 @@ from loopai_artifact_store.domain import Activation, Backlog, Census
 from loopai_artifact_store.ports import Timer
 from loopai_common.contracts.artifacts import SynthesisStrategy
 from loopai_common.errors import LoopaiError
+from loopai_common.runtime import tracing
 from loopai_common.runtime.metrics import LATENCY_BUCKETS
 
 
@@ -48,8 +49,10 @@ class StoreMetrics:
         def timed(operation: str) -> Iterator[None]:
             outcome = "internal"
             started = time.perf_counter()
+            attributes = {"db.system.name": backend, "db.operation.name": operation}
             try:
-                yield
+                with tracing.span(f"{port} {operation}", kind=tracing.Kind.CLIENT, attributes=attributes):
+                    yield
                 outcome = "ok"
             except LoopaiError as error:
                 outcome = error.code

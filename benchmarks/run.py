@@ -10,10 +10,12 @@ from pathlib import Path
 from benchmarks import load, report
 from benchmarks.bench import Bench, Figure, Measurement
 from benchmarks.scenarios import (
+    cache,
     cold_start,
     executor_alone,
     half_load,
     many_programs,
+    repositories,
     sandbox,
     serialisation,
     single_program,
@@ -29,6 +31,8 @@ SCENARIOS: Mapping[str, Callable[[Bench], Iterator[Measurement | Figure]]] = {
     many_programs.NAME: many_programs.run,
     sandbox.NAME: sandbox.run,
     serialisation.NAME: serialisation.run,
+    repositories.NAME: repositories.run,
+    cache.NAME: cache.run,
 }
 RESULTS = Path(__file__).with_name("results")
 

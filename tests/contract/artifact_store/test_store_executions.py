@@ -144,6 +144,19 @@ class TestForgetting:
         assert await stored(execution_log) == [records[3], records[2]]
 
 
+class TestCounting:
+    async def test_tasks_with_most_records_come_first(self, execution_log: ExecutionLog) -> None:
+        tasks = [TaskId(new_uuid()) for _ in range(3)]
+        for number, task_id in enumerate(tasks, start=1):
+            await execution_log.add([record(task_id, executed_at=START + timedelta(days=n)) for n in range(number)])
+        await execution_log.add([record(None) for _ in range(9)])
+        assert await execution_log.popular(10) == (tasks[2], tasks[1], tasks[0])
+        assert await execution_log.popular(2) == (tasks[2], tasks[1])
+
+    async def test_nothing_recorded_is_nothing_popular(self, execution_log: ExecutionLog) -> None:
+        assert await execution_log.popular(10) == ()
+
+
 class CountingLog(MemoryExecutionLog):
     """Counts its writes, which take until ``gate`` is open; fails while ``broken``."""
 

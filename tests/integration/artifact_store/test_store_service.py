@@ -66,6 +66,7 @@ from loopai_common.contracts.tasks import (
 from loopai_common.errors import (
     LoopaiError,
     PreconditionFailed,
+    StoreUnavailable,
     TaskAlreadyExists,
     TaskNotFound,
     TaskNotReady,
@@ -74,6 +75,7 @@ from loopai_common.errors import (
 from loopai_common.identifiers import new_id, new_uuid
 from loopai_common.runtime.errors import raise_failure
 from tests.contract.artifact_store.builders import creating, definition, open_files, open_sqlite, publishing, store_on
+from tests.support.servers import Mongo
 
 T = TypeVar("T", bound=Contract)
 
@@ -84,7 +86,7 @@ TEXT = definition().model_dump_json().encode()
 class Service:
     """An artifact store in a process of its own."""
 
-    def __init__(self, nats_url: str, data_dir: Path) -> None:
+    def __init__(self, nats_url: str, data_dir: Path, **backends: str) -> None:
         self.port = free_port()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "loopai_artifact_store.main"],
@@ -94,6 +96,7 @@ class Service:
                 "LOOPAI_DATA_DIR": str(data_dir),
                 "LOOPAI_ARTIFACT_STORE_PORT": str(self.port),
                 "LOOPAI_LOG_LEVEL": "error",
+                **{f"LOOPAI_ARTIFACT_STORE_{name.upper()}": value for name, value in backends.items()},
             },
         )
 
@@ -467,6 +470,39 @@ class TestCrashesAndOutages:
         assert (await caller.task("meanwhile")).status is TaskStatus.GENERATING
         names = [TaskCreated.model_validate_json(message.data).name for message in await caller.events(2)]
         assert names == ["before", "meanwhile"]
+
+    async def test_it_waits_for_mongodb_and_recovers_when_that_freezes(
+        self, server: NatsServer, caller: Caller, data_dir: Path, tmp_path: Path
+    ) -> None:
+        mongo = Mongo(tmp_path / "mongo")
+        service = Service(server.url, data_dir, catalog="mongodb", programs="mongodb", mongo_url=mongo.url)
+        try:
+            await asyncio.sleep(0.5)
+            assert (service.process.poll(), service.get("/health/ready")[0]) == (None, 0)
+            await asyncio.to_thread(mongo.start)
+            await service.until_ready()
+            task = await caller.create(creating("before"))
+
+            mongo.pause()
+            await eventually(lambda: service.get("/health/ready")[0] == 503)
+            checks = json.loads(service.get("/health/ready")[1])["checks"]
+            assert [checks[name]["status"] for name in ("catalog", "storage")] == ["unhealthy"] * 2
+            assert service.get("/health/live")[0] == 200
+            with pytest.raises(StoreUnavailable):
+                await caller.publish(publishing(task.id))
+            mongo.resume()
+            await eventually(lambda: service.get("/health/ready")[0] == 200)
+            assert (await caller.publish(publishing(task.id))).version == 1
+            messages = await caller.events(3)
+            assert [message.subject for message in messages] == [
+                subjects.TASK_CREATED,
+                subjects.ARTIFACT_PUBLISHED,
+                subjects.ARTIFACT_ACTIVATED,
+            ]
+            assert service.end() == 0
+        finally:
+            service.end(signal.SIGKILL)
+            mongo.stop()
 
     async def test_two_instances_on_one_directory_are_one_store(
         self, caller: Caller, start: Callable[[], Service]

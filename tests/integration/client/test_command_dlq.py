@@ -26,9 +26,12 @@ def test_without_a_stack_it_asks_where_nats_is(nowhere: list[str]) -> None:
 
 
 def test_nats_that_does_not_answer_is_exit_code_4() -> None:
-    done = loopai("dlq", "list", "--json", "--nats", f"nats://127.0.0.1:{free_port()}")
+    address = f"127.0.0.1:{free_port()}"
+    done = loopai("dlq", "list", "--json", "--nats", f"nats://operator:hidden@{address}")
     assert done.returncode == 4
-    assert json.loads(done.stderr)["error"]["code"] == "unreachable"
+    error = json.loads(done.stderr)["error"]
+    assert (error["code"], address in error["message"]) == ("unreachable", True)
+    assert "hidden" not in done.stderr
 
 
 @pytest.mark.parametrize("choice", [[], ["--all", "1"], ["--all", "--subject", "loopai.cmd.>"]])

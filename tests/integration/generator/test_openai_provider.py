@@ -10,6 +10,7 @@ import pytest
 
 from loopai_common.contracts.generation import FailingCase, PreviousProgram
 from loopai_common.runtime.settings import SettingsError, load_settings
+from loopai_generator.domain import text_of
 from loopai_generator.settings import GeneratorSettings
 from tests.integration.generator.openai_generator import COMPLETIONS, KEY, answer, generate, generator
 from tests.support.processes import descendants
@@ -205,7 +206,7 @@ def test_process_starts_no_learner_and_logs_neither_key_nor_input(tmp_path: Path
     assert [answered["success"] for answered in answers] == [False, True]
     assert answers[1]["generation_cost"] == pytest.approx((100 * 10 + 50 * 20) / 1e6)
     assert KEY not in log
-    assert messages()[0].input["text"] not in log  # type: ignore[index, call-overload]
+    assert text_of(messages()[0].input, ("text",)) not in log
     assert "language_model_failed" in log
 
 

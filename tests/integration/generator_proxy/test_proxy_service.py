@@ -498,13 +498,13 @@ async def test_process_that_is_killed_in_the_middle_is_done_again_once(own_nats:
         await hold.wait()
 
     async with world(own_nats) as around, listening(never, program()) as stub:
-        # The service's consumer, with less patience, so that the message comes again before the test's own is used up.
+        # The service's consumer, with half the patience; still more than a heartbeat takes.
         stream, consumer = WORK[0]
         impatient = ConsumerConfig(
             durable_name=consumer,
             filter_subject=subjects.TASK_CREATED,
             ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=3.0,
+            ack_wait=15.0,
             max_deliver=5,
         )
         await around.bus.jetstream.add_consumer(stream, impatient)

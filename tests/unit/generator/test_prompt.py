@@ -102,14 +102,21 @@ def test_strategy_and_constraints_are_passed_on() -> None:
     assert "Constraints:\nNo regular expressions." in asked(constraints="No regular expressions.")
 
 
+def test_a_failure_without_an_output_is_shown_with_its_error() -> None:
+    failure = FailingCase(input="x", expected=1, error="program_raised: KeyError: 'text'")
+    text = asked(previous=PreviousProgram(code="def run(input): ...", failures=(failure,)))
+    assert """{"input":"x","expected":1,"error":"program_raised: KeyError: 'text'"}""" in text
+
+
 def test_same_request_is_asked_in_the_same_words() -> None:
     request = generation_request(messages()[:300])
     assert first_messages(request) == first_messages(request.model_copy())
 
 
-def test_correction_repeats_the_answer_unless_it_is_empty() -> None:
+def test_correction_repeats_the_answer_unless_it_is_empty_or_very_long() -> None:
     question = [Message("user", "write")]
     told = correction(question, "def", "it does not parse")
     assert [message.role for message in told] == ["user", "assistant", "user"]
     assert "it does not parse" in told[-1].content
-    assert [message.role for message in correction(question, " \n", "it is empty")] == ["user", "user"]
+    for answer in (" \n", "x" * (MAX_CODE_BYTES + 1)):
+        assert [message.role for message in correction(question, answer, "it is empty")] == ["user", "user"]

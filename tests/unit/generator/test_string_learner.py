@@ -19,7 +19,7 @@ ORDERS = [
     ["12 x green pears at $0.50", {"quantity": 12, "item": "green pears", "price": 0.5}],
     ["1 x melon at $4.00", {"quantity": 1, "item": "melon", "price": 4.0}],
 ]
-ODD = [
+ODD: list[Any] = [
     "",
     " ",
     "x",

@@ -6,7 +6,7 @@ import pytest
 
 from loopai_common.contracts.artifacts import ArtifactStatus, Fallback, ProgramArtifact, PublishArtifact
 from loopai_common.contracts.base import Digest, GenerationId
-from loopai_common.contracts.tasks import TaskSpecification
+from loopai_common.contracts.tasks import Comparison, TaskSpecification
 from loopai_common.errors import GeneratorFailed, GeneratorUnavailable, LoopaiError
 from loopai_common.identifiers import new_uuid
 from loopai_generator_proxy.domain import Outcome, Program, StandIn, earlier_version, specification_digest
@@ -171,6 +171,8 @@ def test_versions_from_before_there_were_digests_do_not_stand_in() -> None:
         ({"input_schema": True}, False),
         ({"output_schema": True}, False),
         ({"accuracy_target": 0.8}, False),
+        ({"comparison": Comparison.FUZZY}, False),
+        ({"comparison_threshold": 0.5}, False),
     ],
 )
 def test_digest_of_the_specification_is_about_what_the_program_shall_do(changes: dict[str, Any], same: bool) -> None:

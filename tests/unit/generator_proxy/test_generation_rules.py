@@ -100,12 +100,12 @@ def test_later_round_is_told_the_shown_failures_only() -> None:
     shown, hidden = given.examples[0], given.examples[1]
     report = CheckReport(
         loaded=True,
-        failures=tuple(ExampleFailure(input=e.input, expected=e.output, actual="x") for e in (shown, hidden)),
+        failures=tuple(ExampleFailure(input=e.input, expected=e.output, error="raised") for e in (shown, hidden)),
     )
     request = domain.request_for(given, command(given), [shown], Round(Program(CODE), report))
     assert request.previous is not None
     assert request.previous.code == CODE
-    assert [failure.input for failure in request.previous.failures] == [shown.input]
+    assert [(failure.input, failure.error) for failure in request.previous.failures] == [(shown.input, "raised")]
     assert request.examples == (shown,)
 
 

@@ -81,7 +81,8 @@ class DeadLetters:
         except APIError as error:
             raise LoopaiError(f"NATS refuses: {error.description}") from error
         except (NatsError, OSError) as error:
-            raise Unreachable(f"NATS at {nats_url} does not answer ({type(error).__name__})") from error
+            hosts = ", ".join(server.rpartition("@")[2].rpartition("/")[2] for server in servers)  # without passwords
+            raise Unreachable(f"NATS at {hosts} does not answer ({type(error).__name__})") from error
 
     async def list(self, subject: str | None = None) -> list[DeadLetter]:
         """All of them, or those of ``subject``, which may have wildcards; oldest first, without their bodies."""

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from faststream import Context
 
+from loopai_artifact_store.cached import CachedCatalog
 from loopai_artifact_store.executions import ExecutionRecords
 from loopai_artifact_store.service import ArtifactStore
 from loopai_common import json_text
@@ -11,7 +12,9 @@ from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
     ActivateArtifact,
     ActivationPage,
+    ArtifactActivated,
     ArtifactPage,
+    ArtifactPublished,
     FetchProgram,
     GetArtifact,
     ListActivations,
@@ -38,10 +41,14 @@ from loopai_common.contracts.tasks import (
     FailTask,
     GetTask,
     ListTasks,
+    TaskArchived,
+    TaskCreated,
     TaskDefinition,
+    TaskFailed,
     TaskPage,
     TaskSpecification,
     TaskSummary,
+    TaskUpdated,
     UpdateTask,
 )
 from loopai_common.runtime.broker import Bus, message_id
@@ -167,3 +174,31 @@ def _register_executions(bus: Bus, records: ExecutionRecords) -> None:
     )
     async def keep_record(record: ExecutionRecord) -> None:
         await records.keep(record)
+
+
+def follow_other_instances(bus: Bus, catalog: CachedCatalog) -> None:
+    """Has this instance drop its copies of what another one changed."""
+
+    @bus.on_every_instance(subjects.TASK_CREATED)
+    async def task_created(event: TaskCreated) -> None:
+        await catalog.hear_of(event.task_id, name=event.name)
+
+    @bus.on_every_instance(subjects.TASK_UPDATED)
+    async def task_updated(event: TaskUpdated) -> None:
+        await catalog.hear_of(event.task_id)
+
+    @bus.on_every_instance(subjects.TASK_FAILED)
+    async def task_failed(event: TaskFailed) -> None:
+        await catalog.hear_of(event.task_id)
+
+    @bus.on_every_instance(subjects.TASK_ARCHIVED)
+    async def task_archived(event: TaskArchived) -> None:
+        await catalog.hear_of(event.task_id)
+
+    @bus.on_every_instance(subjects.ARTIFACT_PUBLISHED)
+    async def artifact_published(event: ArtifactPublished) -> None:
+        await catalog.hear_of(event.task_id)
+
+    @bus.on_every_instance(subjects.ARTIFACT_ACTIVATED)
+    async def artifact_activated(event: ArtifactActivated) -> None:
+        await catalog.hear_of(event.task_id)

@@ -1,10 +1,11 @@
 """What the use cases need from the world. Every adapter of a port passes the same behaviour suite."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol
 
 from loopai_artifact_store.domain import (
     Activation,
@@ -18,6 +19,7 @@ from loopai_artifact_store.domain import (
     Page,
     RecordPosition,
     Task,
+    TaskCopy,
     TaskCreation,
     TaskKey,
 )
@@ -25,6 +27,7 @@ from loopai_common.contracts.artifacts import SynthesisStrategy
 from loopai_common.contracts.base import Digest, ExecutionId, GenerationId, TaskId, Version
 from loopai_common.contracts.execution import ExecutionRecord, RecordStatus
 from loopai_common.contracts.tasks import TaskStatus
+from loopai_common.errors import LoopaiError, StoreUnavailable
 
 Timer = Callable[[str], AbstractContextManager[None]]
 """Measures one operation of an adapter, named by a word from a closed set."""
@@ -63,6 +66,15 @@ class Catalog(Protocol):
 
     async def examples(self, task_id: TaskId) -> str:
         """The examples of a task as JSON text; raises :class:`~loopai_common.errors.TaskNotFound`."""
+
+    async def copy_of(self, task_id: TaskId) -> TaskCopy:
+        """All of a task at one moment; raises :class:`~loopai_common.errors.TaskNotFound`."""
+
+    async def add_copy(self, copy: TaskCopy, events: Sequence[Event]) -> None:
+        """Stores a whole task and the events about it in one transaction; :meth:`copy_of` gives it back.
+
+        Raises :class:`~loopai_common.errors.TaskAlreadyExists` for an id or a name that is taken.
+        """
 
     async def tasks(
         self, *, after: TaskId | None, limit: int, status: TaskStatus | None, name_prefix: str | None
@@ -129,6 +141,9 @@ class ExecutionLog(Protocol):
     ) -> Page[ExecutionRecord]:
         """Records of a task, newest first, from behind ``before`` on. A page ends early when its records are large."""
 
+    async def popular(self, limit: int) -> tuple[TaskId, ...]:
+        """The tasks of the newest records (20,000 at most), the one with most of them first."""
+
     async def remove_before(self, moment: datetime) -> int:
         """Removes records that are older, maybe not all at once; returns how many, 0 when none are left."""
 
@@ -143,6 +158,19 @@ class StoredProgram:
     task_id: TaskId
     digest: Digest
     touched_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What is kept beside the programs of a task; ``None``, or no entry, for what is not there.
+
+    ``task`` and ``documents`` are texts that the storage does not look into.
+    """
+
+    task: str | None = None
+    digests: Mapping[Version, Digest] = field(default_factory=dict)
+    documents: Mapping[Version, str] = field(default_factory=dict)
+    active: Version | None = None
 
 
 class ArtifactStorage(Protocol):
@@ -161,20 +189,131 @@ class ArtifactStorage(Protocol):
         naming the artifact when they do not match.
         """
 
-    async def delete(self, task_id: TaskId, digest: Digest) -> None:
-        """Removes the bytes; does nothing when they are not there."""
+    async def delete(self, program: StoredProgram) -> None:
+        """Removes the bytes, unless they were put again since ``touched_at``; nothing when they are not there."""
 
-    async def label(self, task_id: TaskId, version: Version, digest: Digest) -> None:
-        """Names the bytes of a version, for people and for recovery."""
+    async def label(self, task_id: TaskId, version: Version, digest: Digest, document: str) -> None:
+        """Names the bytes of a version for people, and keeps its document for recovery."""
 
     async def label_active(self, task_id: TaskId, version: Version) -> None:
         """Names the active version, which has a label."""
+
+    async def label_task(self, task_id: TaskId, document: str) -> None:
+        """Keeps the document of a task, for recovery."""
+
+    async def labels(self, task_id: TaskId) -> Labels:
+        """What :meth:`label`, :meth:`label_active` and :meth:`label_task` kept last; nothing for an unknown task."""
+
+    def labelled(self) -> AsyncIterator[TaskId]:
+        """Every task that something is kept of, in no order."""
 
     def stored(self) -> AsyncIterator[StoredProgram]:
         """Everything that is stored, in no order."""
 
     async def check(self) -> None:
         """Returns when bytes can be written, read back and removed."""
+
+
+class CacheKind(StrEnum):
+    """What a cache holds, and the word for it in its keys."""
+
+    ARTIFACT = "artifact"
+    """The bytes of a program, by their digest."""
+    NAME = "name"
+    """The id of the task with this name."""
+    TASK = "task"
+    """A task without its examples, by its id."""
+    ACTIVE = "active"
+    """The versions that have a share of a task's executions, by the id of the task."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether what is kept can become wrong; the rest never changes."""
+        return self in (CacheKind.TASK, CacheKind.ACTIVE)
+
+
+class CacheKey(NamedTuple):
+    """Under what something is kept."""
+
+    kind: CacheKind
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """What the store said of something that is not there."""
+
+    kind: type[LoopaiError]
+    message: str
+
+
+Cached = bytes | TaskId | Task | tuple[Artifact, ...] | Absent
+"""A value of a cache; its type follows from the kind of its key, or it is :class:`Absent`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A cached value, the revision of the task that it is of (0 for what never changes), and how long it lives on."""
+
+    value: Cached
+    revision: int
+    seconds_left: float
+
+
+class CacheUnavailable(StoreUnavailable):
+    """The cache does not answer; what is asked for is in the store."""
+
+
+class Cache(Protocol):
+    """Copies of what the store holds. May forget anything at any time, but never takes an older copy for a newer one.
+
+    Every method raises :class:`CacheUnavailable` when it cannot.
+    """
+
+    async def get(self, key: CacheKey) -> Entry | None:
+        """What is kept; ``None`` when nothing is."""
+
+    async def set(self, key: CacheKey, value: Cached, *, revision: int, ttl_seconds: float) -> bool:
+        """Keeps the value; ``False`` when a newer one is known, or was removed a moment ago: then nothing changed."""
+
+    async def remove(self, key: CacheKey) -> None:
+        """Forgets one value."""
+
+    async def remove_task(self, task_id: TaskId, *, revision: int = 0) -> None:
+        """Forgets what can change of the task, and takes nothing older than ``revision`` for the next seconds."""
+
+    async def remove_moving(self) -> None:
+        """Forgets all that can change."""
+
+    async def check(self) -> None:
+        """Returns when the cache answers."""
+
+
+class ReadOutcome(StrEnum):
+    """Where the answer to a read came from."""
+
+    NEAR = "near"
+    FAR = "far"
+    STORE = "store"
+    JOINED = "joined"
+    """From the load that another read had begun."""
+    FAILED = "failed"
+
+
+class CacheObserver(Protocol):
+    """Is told what the cache does, to count it."""
+
+    def read(self, kind: CacheKind, outcome: ReadOutcome, seconds: float) -> None:
+        """A read ended, after ``seconds``."""
+
+    def refreshed(self, kind: CacheKind) -> None:
+        """A value that was asked for shortly before its end was loaded anew."""
+
+    def evicted(self, reason: str, count: int) -> None:
+        """The memory level gave up entries, because of ``size``, or as ``expired`` or ``removed``."""
+
+    def warmed(self, tasks: int) -> None:
+        """The programs of so many tasks were loaded at start."""
 
 
 class EventPublisher(Protocol):
@@ -195,3 +334,27 @@ class Observer(Protocol):
 
     def activated(self, activation: Activation) -> None:
         """A version was given a share of the executions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The three ports that the data of a store is behind."""
+
+    catalog: Catalog
+    executions: ExecutionLog
+    storage: ArtifactStorage
+
+
+_TASKS_AT_ONCE: Final = 200
+
+
+async def all_tasks(catalog: Catalog) -> AsyncIterator[Task]:
+    """Every task, in the order of their ids."""
+    after: TaskId | None = None
+    while True:
+        page = await catalog.tasks(after=after, limit=_TASKS_AT_ONCE, status=None, name_prefix=None)
+        for task in page.items:
+            yield task
+        if not page.more:
+            return
+        after = page.items[-1].id

@@ -6,33 +6,42 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from nats.errors import Error as NatsError
 from starlette.applications import Starlette
 
 from loopai_artifact_store import handlers
 from loopai_artifact_store.adapters.jetstream_events import JetStreamEvents
+from loopai_artifact_store.adapters.memory_cache import MemoryCache
 from loopai_artifact_store.backends import Backends, open_backends
+from loopai_artifact_store.cached import CachedCatalog, CachedStorage
 from loopai_artifact_store.executions import ExecutionRecords
-from loopai_artifact_store.metrics import StoreMetrics
+from loopai_artifact_store.metrics import CacheMetrics, StoreMetrics
 from loopai_artifact_store.outbox import Outbox
 from loopai_artifact_store.ports import Catalog
+from loopai_artifact_store.reads import CachedReads
+from loopai_artifact_store.recovery import write_labels
 from loopai_artifact_store.service import ArtifactStore
 from loopai_artifact_store.settings import ArtifactStoreSettings
+from loopai_artifact_store.warming import warm
 from loopai_common.contracts import subjects
 from loopai_common.errors import BusUnavailable, StoreUnavailable
 from loopai_common.runtime.broker import Bus
 from loopai_common.runtime.health import Readiness
 from loopai_common.runtime.logging import get_logger
 from loopai_common.runtime.metrics import create_registry
-from loopai_common.runtime.service import operations_app
+from loopai_common.runtime.service import StartRefused, operations_app
+
+if TYPE_CHECKING:
+    from loopai_artifact_store.adapters.redis_cache import RedisCache
 
 SERVICE: Final = "artifact-store"
 _START_RETRY_SECONDS: Final = 1.0
 _OUTBOX_POLL_SECONDS: Final = 1.0
 _CENSUS_SECONDS: Final = 5.0
 _SWEEP_SECONDS: Final = 3600.0
+_CACHE_BYTES: Final = 64 * 1024 * 1024
 _CONSUMERS: Final = {
     "commands": (subjects.COMMANDS_STREAM, handlers.CREATE_CONSUMER),
     "records": (subjects.EXECUTIONS_STREAM, handlers.RECORDS_CONSUMER),
@@ -47,10 +56,18 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
     metrics = StoreMetrics(registry)
     bus = Bus(SERVICE, settings, registry)
     backends = _opened(settings, metrics)
-    catalog, executions, storage = backends.catalog, backends.executions, backends.storage
+    cache_metrics = CacheMetrics(registry)
+    redis = _open_redis(settings, metrics, cache_metrics)
+    memory = MemoryCache(_CACHE_BYTES, cache_metrics)
+    cache_metrics.show_memory(lambda: memory.entries, lambda: memory.size_bytes)
+    reads = CachedReads(memory, redis, cache_metrics)
+    catalog, executions = CachedCatalog(backends.catalog, reads), backends.executions
+    storage = CachedStorage(backends.storage, reads)
     records = ExecutionRecords(catalog, executions, kept_for=timedelta(days=settings.executions_kept_days))
     outbox = Outbox(catalog, JetStreamEvents(bus), poll_seconds=_OUTBOX_POLL_SECONDS)
-    store = ArtifactStore(catalog, storage, metrics, on_commit=outbox.wake)
+    # Past the cache: what another instance changed a moment ago must not be written over with what was before.
+    label = partial(write_labels, backends.catalog, backends.storage)
+    store = ArtifactStore(catalog, storage, metrics, outbox.wake, label)
 
     readiness = Readiness()
     readiness.add("nats", partial(_check_connected, bus))
@@ -59,15 +76,23 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
     readiness.add("catalog", catalog.check)
     readiness.add("executions", executions.check, required=False)
     readiness.add("storage", storage.check)
+    readiness.add("cache", (redis or memory).check, required=False)
     bus.answer_ping(readiness)
     handlers.register(bus, store, records)
+    handlers.follow_other_instances(bus, catalog)
+    bus.on_reconnect(reads.forget_moving)
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(backends)
+            if redis is not None:
+                stack.push_async_callback(redis.close)
+                await stack.enter_async_context(_running(redis.run()))
+            stack.push_async_callback(reads.close)
+            warming = warm(catalog, storage, executions, cache_metrics)
             # Before the bus, so that it still delivers while the bus drains.
-            for task in (outbox.run(), _count(catalog, metrics), _sweep(store, records)):
+            for task in (outbox.run(), _count(catalog, metrics), _sweep(store, records), warming):
                 await stack.enter_async_context(_running(task))
             stack.push_async_callback(bus.drain)
             await bus.start()
@@ -84,6 +109,24 @@ def _opened(settings: ArtifactStoreSettings, metrics: StoreMetrics) -> Backends:
         except StoreUnavailable as error:
             log.warning("waiting_for_backends", reason=error.message)
             time.sleep(_START_RETRY_SECONDS)
+
+
+def _open_redis(
+    settings: ArtifactStoreSettings, metrics: StoreMetrics, cache_metrics: CacheMetrics
+) -> "RedisCache | None":
+    if settings.redis_url is None:
+        return None
+    # Here, because who has no Redis does without the time and the memory that its client takes.
+    from loopai_artifact_store.adapters.redis_cache import RedisCache
+
+    try:
+        redis = RedisCache(settings.redis_url.get_secret_value(), settings.environment, metrics.timer("cache", "redis"))
+    except ValueError as error:
+        raise StartRefused(
+            "LOOPAI_ARTIFACT_STORE_REDIS_URL is no address of a Redis; it begins with redis://, rediss:// or unix://"
+        ) from error
+    cache_metrics.show_breaker(lambda: redis.lost)
+    return redis
 
 
 async def _check_connected(bus: Bus) -> None:

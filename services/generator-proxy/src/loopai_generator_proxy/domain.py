@@ -46,7 +46,14 @@ _MAX_CHECK_BYTES = MAX_PAYLOAD_BYTES - 256 * 1024
 """Room for the headers and the fields around the examples."""
 
 _MAX_REASON = 2000
-_SPECIFIED_BY = {"description", "input_schema", "output_schema", "accuracy_target"}
+_SPECIFIED_BY = {
+    "description",
+    "input_schema",
+    "output_schema",
+    "accuracy_target",
+    "comparison",
+    "comparison_threshold",
+}
 _PASSED = {ArtifactStatus.VALIDATED, ArtifactStatus.ACTIVE, ArtifactStatus.DEPRECATED}
 _MAX_SHOWN = 200
 """Characters of an output that an error message shows."""
@@ -402,7 +409,7 @@ def _previous(last: Round, shown: Sequence[Example]) -> PreviousProgram:
     return PreviousProgram(
         code=last.program.code,
         failures=tuple(
-            FailingCase(input=failure.input, expected=failure.expected, actual=failure.actual)
+            FailingCase(input=failure.input, expected=failure.expected, actual=failure.actual, error=failure.error)
             for failure in last.report.failures
             if (_text(failure.input), _text(failure.expected)) in known
         ),

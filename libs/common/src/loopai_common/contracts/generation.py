@@ -85,11 +85,12 @@ class TargetRuntime(StrEnum):
 
 
 class FailingCase(Contract):
-    """An example that the previous program got wrong."""
+    """An example that the previous program got wrong. ``error`` says why there is no ``actual`` output."""
 
     input: JsonValue
     expected: JsonValue
     actual: JsonValue = None
+    error: str | None = None
 
 
 class PreviousProgram(Contract):

@@ -41,6 +41,7 @@ EXECUTE_COMMAND: Final = "loopai.cmd.v1.execute"
 
 # Events: facts.
 TASK_CREATED: Final = "loopai.evt.v1.task.created"
+TASK_UPDATED: Final = "loopai.evt.v1.task.updated"
 TASK_FAILED: Final = "loopai.evt.v1.task.failed"
 TASK_ARCHIVED: Final = "loopai.evt.v1.task.archived"
 ARTIFACT_PUBLISHED: Final = "loopai.evt.v1.artifact.published"
@@ -70,7 +71,6 @@ REPLAY_HEADER: Final = "Loopai-Replay-Of"
 ACTIVE: Final = "active"
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 
-_DEAD_LETTERS = "loopai.dlq.v1."
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,200}")
 
 
@@ -97,9 +97,9 @@ def ping(service: str) -> str:
 
 def dead_letter(subject: str) -> str:
     """Where a message of ``subject`` goes that could not be handled."""
-    return f"{_DEAD_LETTERS}{subject.removeprefix('loopai.')}"
+    return DEAD_LETTERS_ALL.replace(">", subject.removeprefix("loopai."))
 
 
 def buried_subject(letter: str) -> str:
     """The subject of the message that a dead letter on the subject ``letter`` was."""
-    return f"loopai.{letter.removeprefix(_DEAD_LETTERS)}"
+    return f"loopai.{letter.removeprefix(DEAD_LETTERS_ALL.removesuffix('>'))}"

@@ -1,12 +1,16 @@
 """The log of executions in memory, for tests: the same behaviour, nothing survives."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from loopai_artifact_store.domain import Page, RecordPosition, execution_not_found, take_page
 from loopai_common.contracts.base import ExecutionId, TaskId
 from loopai_common.contracts.execution import ExecutionRecord, RecordStatus
+
+_COUNTED: Final = 20_000
 
 
 class MemoryExecutionLog:
@@ -47,6 +51,11 @@ class MemoryExecutionLog:
             and (before is None or RecordPosition.of(record) < before)
         )
         return take_page(matching, limit, lambda record: len(record.model_dump_json()))
+
+    async def popular(self, limit: int) -> tuple[TaskId, ...]:
+        newest = sorted(self._records.values(), key=RecordPosition.of)[-_COUNTED:]
+        counts = Counter(record.task_id for record in newest if record.task_id is not None)
+        return tuple(sorted(counts, key=lambda task_id: (-counts[task_id], task_id))[:limit])
 
     async def remove_before(self, moment: datetime) -> int:
         old = [record.id for record in self._records.values() if record.executed_at < moment]

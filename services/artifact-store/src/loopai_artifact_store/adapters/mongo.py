@@ -5,8 +5,10 @@ from the primary. So nothing that was answered is lost when the primary is, and 
 """
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
@@ -41,17 +43,20 @@ Indexes = Mapping[str, Sequence[IndexModel]]
 """By collection."""
 
 _DEADLINE_SECONDS: Final = 5.0
-"""No operation takes longer, whatever has become of the server: waiting here and all attempts included."""
+"""No operation takes longer, all its attempts included, whatever has become of the server."""
+
+_LONGEST_QUEUE_SECONDS: Final = 30.0
 
 _MAJORITY: Final = WriteConcern("majority", j=True)
 _COMMITTED: Final = ReadConcern("majority")
 _SNAPSHOT: Final = ReadConcern("snapshot")
 
 _OLDEST_WIRE_VERSION: Final = 17  # MongoDB 6.0
+_WRITE_CONFLICT: Final = 112
 _DUPLICATE_KEY: Final = 11000
 _INDEX_OPTIONS_CONFLICT: Final = 85
 _UNAUTHORIZED: Final = frozenset({13, 18, 8000})
-_MOST_DUPLICATES: Final = 10
+_LONGEST_PAUSE_SECONDS: Final = 0.03
 
 
 def prepare_mongo(url: str, database: str, indexes: Indexes) -> None:
@@ -93,7 +98,7 @@ class MongoDatabase:
         self._database = self.client.get_default_database(
             database, read_concern=_COMMITTED, write_concern=_MAJORITY, read_preference=ReadPreference.PRIMARY
         )
-        self._locks: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[Hashable, _Turn] = WeakValueDictionary()
 
     def __getitem__(self, collection: str) -> AsyncCollection[Document]:
         return self._database[collection]
@@ -104,42 +109,68 @@ class MongoDatabase:
 
     @asynccontextmanager
     async def turn(self, key: Hashable) -> AsyncIterator[None]:
-        """One at a time for each ``key`` in this process, which would only make each other start again in MongoDB."""
-        lock = self._locks.setdefault(key, asyncio.Lock())
+        """One at a time for each ``key`` in this process, which would only make each other start again in MongoDB.
+
+        Who waits for one that MongoDB fails does not try as well: otherwise each would wait for the deadlines of all.
+        """
+        turn = self._turns.setdefault(key, _Turn())
         try:
-            async with asyncio.timeout(_DEADLINE_SECONDS):
-                await lock.acquire()
+            async with asyncio.timeout(_LONGEST_QUEUE_SECONDS):
+                await turn.lock.acquire()
         except TimeoutError as error:
             raise StoreUnavailable("too many changes of the same thing wait for MongoDB; try again") from error
         try:
+            if turn.lost:
+                raise StoreUnavailable("MongoDB failed those who waited before; try again")
             yield
+        except StoreUnavailable:
+            turn.lost = True
+            if self._turns.get(key) is turn:
+                del self._turns[key]
+            raise
         finally:
-            lock.release()
+            turn.lock.release()
 
     async def transaction(self, work: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
         """Does ``work`` as if nobody else were there; asks for it again, after a random while, when somebody was.
 
         A commit whose answer was lost is asked for again, which is safe. Raises what ``work`` raises; then nothing
-        changed.
+        changed. Belongs inside an operation, whose deadline ends the attempts.
         """
+
+        async def attempt(session: AsyncClientSession) -> T:
+            try:
+                return await work(session)
+            except OperationFailure as error:
+                if _somebody_was_faster(error):
+                    raise _Again from error
+                raise
+
         async with self.client.start_session() as session:
-            for _ in range(_MOST_DUPLICATES):
+            while True:
                 try:
                     return await session.with_transaction(
-                        work, read_concern=_SNAPSHOT, write_concern=_MAJORITY, read_preference=ReadPreference.PRIMARY
+                        attempt, read_concern=_SNAPSHOT, write_concern=_MAJORITY, read_preference=ReadPreference.PRIMARY
                     )
-                except (DuplicateKeyError, BulkWriteError) as error:
-                    # Somebody stored the same between our read and our write: the next attempt reads what that is.
-                    if not _duplicate(error):
-                        raise
-                    last = error
-            raise last
+                except _Again:
+                    # PyMongo's own pauses grow to half a second, in which one that is busier always comes first.
+                    await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncClientSession]:
         """Reads in this session see one moment."""
         async with self.client.start_session(snapshot=True) as session:
             yield session
+
+
+@dataclass(eq=False)
+class _Turn:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lost: bool = False
+
+
+class _Again(Exception):
+    """Somebody else was faster; what the next attempt reads is what they made of it."""
 
 
 class MongoAdapter:
@@ -158,8 +189,15 @@ class MongoAdapter:
 
     @contextmanager
     def _operation(self, name: str) -> Iterator[None]:
-        with self._timer(name), _translated(), pymongo.timeout(_DEADLINE_SECONDS):
+        with self._timer(name), _bounded():
             yield
+
+    @asynccontextmanager
+    async def _operation_in_turn(self, name: str, key: Hashable) -> AsyncIterator[None]:
+        with self._timer(name):
+            async with self._database.turn(key):
+                with _bounded():
+                    yield
 
 
 async def take_page(cursor: AsyncCursor[Document], limit: int, size_bytes: Callable[[Document], int]) -> Page[Document]:
@@ -184,6 +222,7 @@ def _options() -> Document:
         "retryWrites": True,
         "retryReads": True,
         "connectTimeoutMS": 2000,
+        "heartbeatFrequencyMS": 1000,  # how soon a server that is back is used again
         "serverSelectionTimeoutMS": round(_DEADLINE_SECONDS * 1000),
     }
 
@@ -198,9 +237,16 @@ def _check_server(hello: Mapping[str, Any]) -> None:
         raise StartRefused("MongoDB is older than 6.0; upgrade it")
 
 
-def _duplicate(error: DuplicateKeyError | BulkWriteError) -> bool:
-    failures = (error.details or {}).get("writeErrors", ())
-    return isinstance(error, DuplicateKeyError) or all(failure["code"] == _DUPLICATE_KEY for failure in failures)
+def _somebody_was_faster(error: OperationFailure) -> bool:
+    """Whether what the transaction writes was written by another one, before its end or since this one began."""
+    codes = {failure["code"] for failure in (error.details or {}).get("writeErrors", ())} or {error.code}
+    return codes <= {_WRITE_CONFLICT, _DUPLICATE_KEY}
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    with _translated(), pymongo.timeout(_DEADLINE_SECONDS):
+        yield
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The catalog in MongoDB. Any number of processes on any number of machines may share it.
 
-Whatever changes a task writes the task's own document first, so that of two changes at the same time one has to start
-again. ``position`` in it grows with each, and orders what happened to a task: the parts of its examples, its
+Whatever may change a task writes the task's own document first: of two at the same time one starts again before it has
+read anything. ``position`` in it grows with each, and orders what happened to a task: the parts of its examples, its
 activations, and its events in the outbox. It starts from the clock, so that it orders the outbox over all tasks too,
 as well as clocks can.
 """
@@ -9,13 +9,14 @@ as well as clocks can.
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import count
 from typing import Any, Final
 from uuid import UUID
 
 from pydantic import TypeAdapter
-from pymongo import DESCENDING, IndexModel
+from pymongo import DESCENDING, IndexModel, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from loopai_artifact_store.adapters.mongo import Document, MongoAdapter, take_page
@@ -30,6 +31,7 @@ from loopai_artifact_store.domain import (
     Generation,
     Page,
     Task,
+    TaskCopy,
     TaskCreation,
     TaskKey,
     TaskState,
@@ -100,9 +102,8 @@ class MongoCatalog(MongoAdapter):
             await self._insert(session, "outbox", **_event_document(creation.event), position=position)
             return task.id
 
-        with self._operation("create_task"):
-            async with self._database.turn(task.name):
-                return await self._database.transaction(work)
+        async with self._operation_in_turn("create_task", task.name):
+            return await self._database.transaction(work)
 
     async def change_task(
         self,
@@ -113,7 +114,7 @@ class MongoCatalog(MongoAdapter):
         version: Version | None = None,
     ) -> Change:
         async def work(session: AsyncClientSession) -> Change:
-            known = await self._find_task(key, session)
+            known = await self._hold_task(key, session)
             task = _task(known)
             generation = None if generation_id is None else await self._find_generation(task.id, generation_id, session)
             target = None
@@ -125,9 +126,8 @@ class MongoCatalog(MongoAdapter):
                 await self._apply(session, known, change)
             return change
 
-        with self._operation("change_task"):
-            async with self._database.turn(key):
-                return await self._database.transaction(work)
+        async with self._operation_in_turn("change_task", key):
+            return await self._database.transaction(work)
 
     async def task(self, key: TaskKey) -> Task:
         with self._operation("task"):
@@ -140,6 +140,59 @@ class MongoCatalog(MongoAdapter):
             if not lists:
                 raise task_not_found(task_id)
             return f"[{','.join(filter(None, lists))}]"
+
+    async def copy_of(self, task_id: TaskId) -> TaskCopy:
+        with self._operation("copy_of"):
+            async with self._database.snapshot() as session:
+                known = await self._find_task(task_id, session)
+
+                async def parts(collection: str, order: str) -> list[Document]:
+                    found = self._database[collection].find({"task_id": task_id}, sort=[order], session=session)
+                    return await found.to_list()
+
+                examples = [part["text"][1:-1] for part in await parts("examples", "position")]
+                return TaskCopy(
+                    _task(known),
+                    f"[{','.join(filter(None, examples))}]",
+                    tuple(_artifact(document, known) for document in await parts("artifacts", "version")),
+                    tuple(
+                        replace(_ACTIVATION.validate_python(document), number=0)
+                        for document in await parts("activations", "number")
+                    ),
+                    tuple(
+                        Generation(GenerationId(document["id"]), document["version"])
+                        for document in await parts("generations", "id")
+                    ),
+                )
+
+    async def add_copy(self, copy: TaskCopy, events: Sequence[Event]) -> None:
+        task = copy.task
+
+        async def work(session: AsyncClientSession) -> None:
+            taken = {"$or": [{"_id": task.id}, {"name": task.name}]}
+            if await self._database["tasks"].find_one(taken, {"_id": True}, session=session) is not None:
+                raise TaskAlreadyExists(f"there is a task {task.id}, or one named '{task.name}', already")
+            positions = count(_now())
+            await self._insert(session, "examples", task_id=task.id, position=next(positions), text=copy.examples)
+            activations = [
+                _ACTIVATION.dump_python(activation) | {"task_id": task.id, "number": next(positions)}
+                for activation in copy.activations
+            ]
+            parts: dict[str, list[Document]] = {
+                "artifacts": [_artifact_document(task.id, artifact) for artifact in copy.artifacts],
+                "activations": activations,
+                "generations": [
+                    {"task_id": task.id, "id": made.id, "version": made.version} for made in copy.generations
+                ],
+                "outbox": [_event_document(event) | {"position": next(positions)} for event in events],
+            }
+            for collection, documents in parts.items():
+                if documents:
+                    await self._database[collection].insert_many(documents, session=session)
+            await self._insert(session, "tasks", **_task_document(task), position=next(positions))
+
+        async with self._operation_in_turn("add_copy", task.name):
+            await self._database.transaction(work)
 
     async def tasks(
         self, *, after: TaskId | None, limit: int, status: TaskStatus | None, name_prefix: str | None
@@ -238,11 +291,11 @@ class MongoCatalog(MongoAdapter):
 
     async def _apply(self, session: AsyncClientSession, known: Document, change: Change) -> None:
         task_id = known["_id"]
-        positions = count(max(known["position"], _now()) + 1)
+        positions = count(max(known["position"], _now()))
         examples_at, activated_at = next(positions), next(positions)
         events = [_event_document(event) | {"position": next(positions)} for event in change.events]
-        moved = _task_document(change.task) | {"position": next(positions)}
-        await self._database["tasks"].update_one({"_id": task_id}, {"$set": moved}, session=session)
+        changed = _task_document(change.task) | {"position": next(positions)}
+        await self._database["tasks"].update_one({"_id": task_id}, {"$set": changed}, session=session)
         if change.artifact is not None:
             await self._insert(session, "artifacts", **_artifact_document(task_id, change.artifact))
         activation = change.activation
@@ -271,11 +324,15 @@ class MongoCatalog(MongoAdapter):
         await self._database[collection].insert_one(document, session=session)
 
     async def _find_task(self, key: TaskKey, session: AsyncClientSession | None = None) -> Document:
-        field = "_id" if isinstance(key, UUID) else "name"
-        found = await self._database["tasks"].find_one({field: key}, session=session)
-        if found is None:
-            raise task_not_found(key)
-        return found
+        return _existing(key, await self._database["tasks"].find_one(_named(key), session=session))
+
+    async def _hold_task(self, key: TaskKey, session: AsyncClientSession) -> Document:
+        """The task, which until the end of the transaction nobody else can hold."""
+        held = {"$inc": {"position": 1}}
+        found = await self._database["tasks"].find_one_and_update(
+            _named(key), held, session=session, return_document=ReturnDocument.AFTER
+        )
+        return _existing(key, found)
 
     async def _find_pointer(self, task_id: TaskId) -> Document:
         # After the versions: one that was active in between then still counts as active, or has been it.
@@ -298,6 +355,16 @@ class MongoCatalog(MongoAdapter):
     ) -> list[Document]:
         pipeline = [{"$match": conditions}, {"$group": {"_id": group, "n": {"$sum": 1}}}]
         return await (await self._database[collection].aggregate(pipeline, session=session)).to_list()
+
+
+def _named(key: TaskKey) -> Document:
+    return {"_id" if isinstance(key, UUID) else "name": key}
+
+
+def _existing(key: TaskKey, found: Document | None) -> Document:
+    if found is None:
+        raise task_not_found(key)
+    return found
 
 
 def _now() -> int:

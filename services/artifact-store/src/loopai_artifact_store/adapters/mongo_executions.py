@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from pymongo import DESCENDING, IndexModel, UpdateOne
+from pymongo import ASCENDING, DESCENDING, IndexModel, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from loopai_artifact_store.adapters.mongo import Document, MongoAdapter, take_page
@@ -13,6 +13,7 @@ from loopai_common.contracts.base import ExecutionId, TaskId
 from loopai_common.contracts.execution import ExecutionRecord, RecordStatus
 
 _REMOVED_AT_ONCE: Final = 5000
+_COUNTED: Final = 20_000
 
 
 def execution_indexes(kept_for: timedelta) -> dict[str, Sequence[IndexModel]]:
@@ -70,6 +71,19 @@ class MongoExecutionLog(MongoAdapter):
             found = self._database["executions"].find({"$and": conditions}, {"document": True}, sort=order)
             page = await take_page(found.limit(limit + 1), limit, lambda record: len(record["document"]))
         return Page(tuple(map(_record, page.items)), page.more)
+
+    async def popular(self, limit: int) -> tuple[TaskId, ...]:
+        steps: list[Document] = [
+            {"$sort": {"executed_at": DESCENDING}},
+            {"$limit": _COUNTED},
+            {"$match": {"task_id": {"$ne": None}}},
+            {"$group": {"_id": "$task_id", "count": {"$sum": 1}}},
+            {"$sort": {"count": DESCENDING, "_id": ASCENDING}},
+            {"$limit": limit},
+        ]
+        with self._operation("popular"):
+            found = await self._database["executions"].aggregate(steps)
+            return tuple([TaskId(counted["_id"]) async for counted in found])
 
     async def remove_before(self, moment: datetime) -> int:
         executions = self._database["executions"]

@@ -6,6 +6,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 from loopai_artifact_store.adapters.sqlite import SqliteFile, prepare
 from loopai_artifact_store.domain import Page, RecordPosition, execution_not_found, take_page
@@ -13,6 +14,7 @@ from loopai_common.contracts.base import ExecutionId, TaskId, format_timestamp
 from loopai_common.contracts.execution import ExecutionRecord, RecordStatus
 
 _REMOVED_AT_ONCE: Final = 5000
+_COUNTED: Final = 20_000
 
 # One entry a schema version, only ever appended to.
 _MIGRATIONS: Final = (
@@ -26,6 +28,10 @@ _MIGRATIONS: Final = (
     ) STRICT;
     CREATE INDEX executions_by_task ON executions (task_id, executed_at, id, status);
     CREATE INDEX executions_by_age ON executions (executed_at);
+    """,
+    """
+    DROP INDEX executions_by_age;
+    CREATE INDEX executions_by_age ON executions (executed_at, task_id);
     """,
 )
 
@@ -93,6 +99,17 @@ class SqliteExecutionLog(SqliteFile):
             return Page(tuple(map(_record, page.items)), page.more)
 
         return await self._read("page", work)
+
+    async def popular(self, limit: int) -> tuple[TaskId, ...]:
+        def work(connection: sqlite3.Connection) -> tuple[TaskId, ...]:
+            rows = connection.execute(
+                "SELECT task_id FROM (SELECT task_id FROM executions ORDER BY executed_at DESC LIMIT ?)"
+                " WHERE task_id IS NOT NULL GROUP BY task_id ORDER BY count(*) DESC, task_id LIMIT ?",
+                (_COUNTED, limit),
+            )
+            return tuple(TaskId(UUID(row["task_id"])) for row in rows)
+
+        return await self._read("popular", work)
 
     async def remove_before(self, moment: datetime) -> int:
         def work(connection: sqlite3.Connection) -> int:

@@ -30,6 +30,7 @@ from loopai_generator.language_model.chat import (
 )
 
 _BASE_URL = "LOOPAI_GENERATOR_OPENAI_BASE_URL"
+_MAX_MODEL_CHARACTERS = 200
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _FILTERED = frozenset({"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"})
 _TOO_LONG = frozenset({"context_length_exceeded", "string_above_max_length"})
@@ -161,7 +162,8 @@ class OpenAIChat:
         if not parsed.choices:
             raise Declined("the language model's answer is empty (no choices); use another model")
         choice = parsed.choices[0]
-        return Completion(choice.message.text, parsed.model or self._model, _usage(value), choice.problem)
+        model = (parsed.model or self._model)[:_MAX_MODEL_CHARACTERS]
+        return Completion(choice.message.text, model, _usage(value), choice.problem)
 
 
 def headers_of(key: str | None, style: Literal["bearer", "api-key"]) -> dict[str, str]:

@@ -16,7 +16,9 @@ MAX_EXAMPLES = 40
 MAX_EXAMPLES_BYTES = 16 * 1024
 MAX_FAILURES_BYTES = 8 * 1024
 MAX_CODE_BYTES = 32 * 1024
-"""Of the previous program: a learned one may hold tables of hundreds of thousands of bytes."""
+"""Of the previous program (a learned one may hold tables of hundreds of thousands of bytes), and of an answer that is
+repeated.
+"""
 
 _MAX_LISTED_OUTPUTS = 50
 _MAX_OUTPUT_CHARACTERS = 100
@@ -65,8 +67,12 @@ def first_messages(request: GenerationRequest) -> list[Message]:
 
 
 def correction(conversation: Sequence[Message], answer: str, problem: str) -> list[Message]:
-    """The conversation that asks once more, after an ``answer`` that cannot be used because of ``problem``."""
-    said = [Message("assistant", answer)] if answer.strip() else []
+    """The conversation that asks once more, after an ``answer`` that cannot be used because of ``problem``.
+
+    An answer that is empty, which some endpoints refuse to be sent, or very long is not repeated.
+    """
+    repeated = answer.strip() and len(answer.encode()) <= MAX_CODE_BYTES
+    said = [Message("assistant", answer)] if repeated else []
     remark = (
         f"That answer cannot be used: {problem}. Answer with the whole corrected program in one block that starts with "
         "```python and ends with ```."
@@ -129,7 +135,8 @@ def _failures(failures: Sequence[FailingCase]) -> str:
     lines: list[str] = []
     room = MAX_FAILURES_BYTES
     for failure in failures:
-        line = _json({"input": failure.input, "expected": failure.expected, "actual": failure.actual})
+        gave = {"actual": failure.actual} if failure.error is None else {"error": failure.error}
+        line = _json({"input": failure.input, "expected": failure.expected, **gave})
         room -= len(line.encode()) + 1
         if room >= 0:
             lines.append(line)

@@ -1,7 +1,6 @@
 """A provider that has a language model write the program, and asks once more when the answer is none."""
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from uuid import NAMESPACE_URL, uuid5
 
@@ -52,28 +51,29 @@ class LanguageModel:
             self._in_flight -= 1
 
     async def _generate(self, request: GenerationRequest, idempotency_key: str | None) -> GenerationResponse:
-        started = time.perf_counter()
         conversation = await asyncio.to_thread(prompt.first_messages, request)
         answers: list[Completion] = []
         try:
-            program = await self._ask(conversation, idempotency_key, answers)
-        except NoProgram as first:
-            log.info("answer_without_program", model=self._model, reason=first.problem)
-            again = prompt.correction(conversation, answers[-1].text, first.problem)
-            try:
-                program = await self._ask(again, idempotency_key, answers)
-            except NoProgram as second:
-                return self._failure(
-                    f"the language model gave no program, twice; of the last answer: {second.problem}; "
-                    "describe the task in other words, or use another model",
-                    answers,
-                )
-            except Declined as declined:
-                return self._failure(declined.message, answers)
+            program = await self._ask_twice(conversation, idempotency_key, answers)
         except Declined as declined:
             return self._failure(declined.message, answers)
-        log.info("program_written", model=self._model, calls=len(answers), seconds=time.perf_counter() - started)
+        except NoProgram as last:
+            return self._failure(
+                f"the language model gave no program, twice; of the last answer: {last.problem}; "
+                "describe the task in other words, or use another model",
+                answers,
+            )
         return self._success(program, request, answers)
+
+    async def _ask_twice(
+        self, conversation: Sequence[Message], idempotency_key: str | None, answers: list[Completion]
+    ) -> Extracted:
+        try:
+            return await self._ask(conversation, idempotency_key, answers)
+        except NoProgram as first:
+            log.info("answer_without_program", model=self._model)
+            again = prompt.correction(conversation, answers[-1].text, first.problem)
+        return await self._ask(again, idempotency_key, answers)
 
     async def _ask(
         self, conversation: Sequence[Message], idempotency_key: str | None, answers: list[Completion]

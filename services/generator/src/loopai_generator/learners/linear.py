@@ -33,6 +33,7 @@ MAX_WEIGHTS = 40_000
 MAX_FEATURES = 6000
 _SIZES = (4, 3)
 _PENALTY = 0.02
+_PENALTY_OF_MANY = 0.05
 _SCALE = 1000
 _SCALE_OF_MANY = 100
 _RARE_FROM = 200
@@ -72,7 +73,7 @@ class LinearTextLearner:
         task = read_label_task(request)
         _require_enough(task)
         task, notes = _within_limits(task)
-        sizes = _SIZES if len(task.labels) < _MANY_LABELS else _SIZES[:1]
+        sizes = _SIZES if len(task.labels) < _MANY_LABELS else _SIZES[1:]
         trials = [_Trial(task, size) for size in sizes]
         measured = [cross_validate(task, trial.code_without) for trial in trials]
         best = max(range(len(trials)), key=lambda position: measured[position].accuracy)
@@ -136,11 +137,11 @@ def fit_model(rows: Matrix, labels: NDArray[np.int64], features: Sequence[str], 
     many = len(np.unique(labels)) >= _MANY_LABELS
     if many:
         kept = kept[np.sort(np.argsort(-counts[kept], kind="stable")[:_MAX_FITTED_OF_MANY])]
-    classifier = _fitted(rows[:, kept], labels, tolerance=0.1 if many else 1e-4)
+    classifier = _fitted(rows[:, kept], labels, many=many)
     if not many:
         strength = np.abs(classifier.coef_).max(axis=0)
         kept = kept[np.sort(np.argsort(-strength, kind="stable")[:MAX_FEATURES])]
-        classifier = _fitted(rows[:, kept], labels, tolerance=1e-4)
+        classifier = _fitted(rows[:, kept], labels, many=False)
     coefficients = classifier.coef_
     if len(coefficients) > 1:
         coefficients = coefficients - np.median(coefficients, axis=0)
@@ -264,11 +265,12 @@ def _many_label_table(model: LinearModel) -> list[str]:
     ]
 
 
-def _fitted(rows: Matrix, labels: NDArray[np.int64], *, tolerance: float) -> Any:
+def _fitted(rows: Matrix, labels: NDArray[np.int64], *, many: bool) -> Any:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
-    classifier = LinearSVC(C=_PENALTY, tol=tolerance, class_weight="balanced", random_state=0)
+    penalty, tolerance = (_PENALTY_OF_MANY, 0.1) if many else (_PENALTY, 1e-4)
+    classifier = LinearSVC(C=penalty, tol=tolerance, class_weight="balanced", random_state=0)
     with warnings.catch_warnings():
         # A fit that stops at its bound of iterations is judged like any other: by cross-validation.
         warnings.simplefilter("ignore", ConvergenceWarning)

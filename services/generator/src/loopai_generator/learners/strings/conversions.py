@@ -12,6 +12,8 @@ CASES = (
     Operation("", ".title()", 0.6),
     Operation("", ".capitalize()", 0.6),
 )
+_FACTORS = (60, 100, 1000, 12, 24, 7, 3600)
+_LEAST_POINTS = 3
 _NUMBER_ALONE = re.compile(r"\s*[-+$€£¥%]*\s*[0-9][0-9.,]*\s*[%€$£¥]*\s*")
 _SEPARATORS = (" ", "-", "_", ".", "/", ",", ":")
 _FORMATS = tuple(
@@ -106,15 +108,15 @@ def as_numbers(text: Expression, column: Column) -> Iterator[tuple[Expression, C
 
 def counted(text: Expression, column: Column, separators: list[str]) -> Iterator[tuple[Expression, Column]]:
     """What can be counted in such texts."""
-    operations_ = [
+    countings = [
         Operation("len(", ")", 1.5),
         Operation("len(", ".split())", 1.5),
         Operation("len(", ".splitlines())", 1.8),
     ]
-    operations_ += [Operation("len(WORDS.findall(", "))", 1.8), Operation("len(DIGITS.findall(", "))", 1.9)]
-    operations_ += [Operation("", f".count({separator!r})", 1.7) for separator in separators]
-    operations_ += [Operation("len(", f".split({separator!r}))", 1.7) for separator in separators]
-    for operation in operations_:
+    countings += [Operation("len(WORDS.findall(", "))", 1.8), Operation("len(DIGITS.findall(", "))", 1.9)]
+    countings += [Operation("", f".count({separator!r})", 1.7) for separator in separators]
+    countings += [Operation("len(", f".split({separator!r}))", 1.7) for separator in separators]
+    for operation in countings:
         values = operation.column(column)
         if values is not None:
             yield text.then(operation), values
@@ -126,7 +128,8 @@ def arithmetic(numbers: list[tuple[Expression, Column]]) -> Iterator[tuple[Expre
         for operation in (
             Operation("(", " + 1)", 1.2), Operation("(", " - 1)", 1.2), Operation("(", " * 100)", 1.2),
             Operation("(", " / 100)", 1.2), Operation("(", " * 1000)", 1.3), Operation("(", " / 1000)", 1.3),
-            Operation("(", " * 60)", 1.4), Operation("(", " / 60)", 1.4), Operation("round(", ")", 1.0),
+            Operation("(", " * 60)", 1.4), Operation("(", " / 60)", 1.4), Operation("(", " * 1024)", 1.4),
+            Operation("(", " / 1024)", 1.4), Operation("round(", ")", 1.0),
             Operation("round(", " * 100)", 1.4), Operation("abs(", ")", 1.2), Operation("(-", ")", 1.2),
         ):  # fmt: skip
             values = operation.column(column)
@@ -139,9 +142,29 @@ def arithmetic(numbers: list[tuple[Expression, Column]]) -> Iterator[tuple[Expre
             yield Expression(("(", " - ", ")"), (left, right), cost), tuple([a - b for a, b in pairs])
             if right_column and all(b for b in right_column):
                 yield Expression(("(", " / ", ")"), (left, right), cost + 0.3), tuple([a / b for a, b in pairs])
+            for factor in _FACTORS:
+                scaled = Expression(("(", f" * {factor} + ", ")"), (left, right), cost + 0.4)
+                yield scaled, tuple([a * factor + b for a, b in pairs])
             if left.source <= right.source:
                 yield Expression(("(", " * ", ")"), (left, right), cost), tuple([a * b for a, b in pairs])
                 yield Expression(("(", " + ", ")"), (left, right), cost), tuple([a + b for a, b in pairs])
+
+
+def scaled_to(number: Expression, column: Column, outputs: Column) -> Iterator[tuple[Expression, Column]]:
+    """The number times a factor plus a constant, such that it gives the first two different outputs."""
+    pairs = list(dict(zip(column, outputs, strict=True)).items())
+    if len(pairs) < _LEAST_POINTS:
+        return
+    (first, low), (second, high) = pairs[:2]
+    factor = _plain((high - low) / (second - first))
+    constant = _plain(low - factor * first)
+    expression = number.then(Operation("(", f" * {factor!r} + {constant!r})", 2.0))
+    yield expression, tuple([value * factor + constant for value in column])
+
+
+def _plain(value: float) -> float:
+    rounded = round(value, 9)
+    return int(rounded) if rounded == int(rounded) else rounded
 
 
 def formatted(number: Expression, column: Column) -> Iterator[tuple[Expression, Column]]:

@@ -13,6 +13,7 @@ from loopai_generator.learners.strings.conversions import (
     moments,
     other_letters,
     same_letters,
+    scaled_to,
 )
 from loopai_generator.learners.strings.language import Column, Expression, Operation
 from loopai_generator.learners.strings.positions import cuts, delimiters
@@ -106,6 +107,14 @@ class Pool:
         counts = found.by_cost()
         for number, values in arithmetic(self.numbers[:_OPERANDS] + counts[:2]):
             found.offer(number, values)
+        return found.by_cost()
+
+    def scaled_to(self, outputs: Column) -> list[tuple[Expression, Column]]:
+        """The numbers times a factor plus a constant, where two examples say which and a third agrees."""
+        found = _Cheapest()
+        for number, values in self.numbers[:_OPERANDS]:
+            for scaled, column in scaled_to(number, values, outputs):
+                found.offer(scaled, column)
         return found.by_cost()
 
     def pieces_of(self, outputs: Column) -> list[tuple[Expression, Column]]:

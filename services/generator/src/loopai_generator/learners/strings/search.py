@@ -41,6 +41,9 @@ _MAX_KEYS = 50
 _MAX_KEY_TRIALS = 150
 _MAX_LISTS = 40
 _MAX_CONSTANT_BRANCHES = 3
+_LEAST_COVERED = 2
+"""A branch for a single example would be learned by heart."""
+
 _MAX_GROUPS = 6
 _MAX_TRIALS = 10
 _SIMPLE = 4.0
@@ -145,7 +148,7 @@ class Search:
             return self._text(self._pool(sample), outputs)
         elif all(_is_number(output) for output in outputs):
             pool = self._pool(sample)
-            for candidates in (pool.numbers, pool.computed):
+            for candidates in (pool.numbers, pool.computed, pool.scaled_to(outputs)):
                 for expression, column in candidates:
                     if all(_equal(value, output) for value, output in zip(column, outputs, strict=True)):
                         return expression
@@ -202,7 +205,6 @@ class Search:
     def _branches(self, outputs: Sequence[JsonValue], groups: list[list[int]]) -> tuple[Branch, ...] | None:
         """A decision list over the groups, or ``None``."""
         left = set(range(self._inputs.size))
-        least = 1 if len(left) <= 6 else 2
         found: list[tuple[Expression, set[int]]] = []
         while left:
             if len(found) == MAX_BRANCHES:
@@ -218,7 +220,7 @@ class Search:
                         best = expression, right
                         if len(right) * 2 > len(left):
                             break
-            if best is None or len(best[1]) < least:
+            if best is None or len(best[1]) < _LEAST_COVERED:
                 return None
             found.append(best)
             left -= best[1]

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import keyword
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from loopai_generator.learners.strings.task import StringTask, default_of, schem
 
 _WIDTH = 100
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IMPORTED = (("datetime", {"UTC", "datetime", "time"}), ("types", {"MappingProxyType"}))
 _UNSAFE_IN_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 
 
@@ -108,7 +110,7 @@ class _Writer:
 
     def _name(self, wanted: str) -> str:
         base = "_".join(_NAME.findall(wanted)).lower() or "value"
-        base = f"{base}_of" if base in self._taken or not base.isidentifier() else base
+        base = f"{base}_of" if base in self._taken or keyword.iskeyword(base) or not base.isidentifier() else base
         name, count = base, 1
         while name in self._taken:
             count += 1
@@ -169,17 +171,13 @@ def _needed(body: str) -> list[str]:
                 unread.append(definitions[name])
     chosen = [(name, source) for name, source in definitions.items() if name in wanted]
     used = set().union(_names_in(body), *(_names_in(source) for _, source in chosen))
-    lines = [line for line, names in _IMPORTED if names & used]
+    lines = ["import re"] if "re" in used else []
+    for module, names in _IMPORTED:
+        if names & used:
+            lines.append(f"from {module} import {', '.join(sorted(names & used))}")
     constants = [source for name, source in chosen if not source.startswith("def ")]
     functions = [source for name, source in chosen if source.startswith("def ")]
     return [*lines, *([""] if lines and constants else []), *constants, *(f"\n\n{source}" for source in functions), ""]
-
-
-_IMPORTED = (
-    ("import re", {"re"}),
-    ("from datetime import UTC, datetime, time", {"datetime", "UTC", "time"}),
-    ("from types import MappingProxyType", {"MappingProxyType"}),
-)
 
 
 def _names_in(source: str) -> set[str]:

@@ -20,6 +20,7 @@ from faststream.nats import JStream, NatsBroker, NatsResponse, PullSub
 from faststream.nats.subscriber.usecases import LogicSubscriber
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 from prometheus_client import CollectorRegistry
@@ -43,6 +44,7 @@ ACK_WAIT_SECONDS = 30.0
 _RETRY_DELAYS_SECONDS = (1.0, 5.0, 15.0, 60.0)
 _CONNECT_ATTEMPT_SECONDS = 5
 _DRAIN_POLL_SECONDS = 0.01
+_CONSUMERS_SECONDS = 10.0
 _ACK_SUBJECT = "$JS.ACK."
 _REQUESTS = "loopai.rpc."
 _MAX_RAW_PENDING_BYTES = 256 * 1024 * 1024
@@ -84,6 +86,8 @@ class Bus:
         self._client: Client | None = None
         self._raw: dict[str, RawHandler] = {}
         self._deliveries: dict[str, int] = {}
+        self._consumers: list[tuple[str, str]] = []
+        self._watching: asyncio.Task[None] | None = None
         self._reconnect_hooks: list[Callable[[], None]] = []
         self._raw_subscriptions: list[Any] = []  # nats.py leaves their drain() untyped
         self.broker = NatsBroker(
@@ -154,11 +158,16 @@ class Bus:
         # so only the answer to a second one says that the server has them.
         await self._client.flush()
         await self._client.flush()
+        self._watching = asyncio.create_task(self._watch_consumers())
 
     async def drain(self) -> None:
         """Stops taking, waits for what was taken, closes the connection. Bounded by the grace period."""
         if self._client is None:
             return
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
         try:
             async with asyncio.timeout(self._grace_seconds):
                 await self._drain_subscribers()
@@ -197,6 +206,7 @@ class Bus:
         many). ``decoder`` makes the handler's argument of a message; left out, it is the message's JSON.
         """
         self._deliveries[name] = deliveries
+        self._consumers.append((stream, name))
         subscriber = self.broker.subscriber(
             subject,
             stream=JStream(stream, declare=False),
@@ -278,6 +288,20 @@ class Bus:
 
     def _boundary(self, message: Any, /, *, context: Any) -> "Boundary":
         return Boundary(message, context=context, bus=self)
+
+    async def _watch_consumers(self) -> None:
+        """Keeps the gauges of the durable consumers and of their streams; while NATS is away they stay as they were."""
+        while True:
+            with suppress(NatsError, BusUnavailable):
+                for stream, consumer in self._consumers:
+                    info = await self.jetstream.consumer_info(stream, consumer)
+                    self.metrics.pending.labels(consumer).set(info.num_pending or 0)
+                    self.metrics.unacknowledged.labels(consumer).set(info.num_ack_pending or 0)
+                for stream in {stream for stream, _ in self._consumers}:
+                    kept = (await self.jetstream.stream_info(stream)).state
+                    self.metrics.stream_messages.labels(stream).set(kept.messages)
+                    self.metrics.stream_bytes.labels(stream).set(kept.bytes)
+            await asyncio.sleep(_CONSUMERS_SECONDS)
 
     async def _drain_subscribers(self) -> None:
         for subscription in self._raw_subscriptions:

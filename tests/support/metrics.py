@@ -87,7 +87,7 @@ _LABELS_OF: Final[Mapping[tuple[str, str], Values]] = {
     ("loopai_generator_generations_total", "outcome"): f"`program`, `declined`, `cancelled`, or {CODES}",
 }
 
-_UNITS: Final = {"seconds": "seconds", "bytes": "bytes", "ratio": "0–1"}
+_UNITS: Final = {"seconds": "seconds", "bytes": "bytes", "ratio": "share, 0 to 1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +172,9 @@ def metrics_markdown() -> str:
 Written by `make contracts` from the registries of the services. [Observability](observability.md) says how to collect
 them, and which dashboards and alerts there are.
 
-Names follow Prometheus: `_total` counts up, `_seconds` and `_bytes` are units, and a histogram has the series `_bucket`,
-`_sum` and `_count`. Besides these every service shows `process_…`, `python_info` and `python_gc_…` of the Python client.
+Names follow Prometheus: `_total` counts up, `_seconds` and `_bytes` are units, and a histogram has the series
+`_bucket`, `_sum` and `_count`. Besides these every service shows `process_…`, `python_info` and `python_gc_…` of the
+Python client.
 
 {tables}"""
 

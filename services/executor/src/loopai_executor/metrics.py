@@ -48,7 +48,7 @@ class ExecutorMetrics(Collector):
         yield self._durations()
         tasks = CounterMetricFamily(
             "loopai_task_executions",
-            f"Executions of the {TOP_TASKS} busiest tasks with loaded programs, by outcome; counted while they are loaded.",
+            f"Executions of the {TOP_TASKS} busiest tasks by outcome, counted while their programs are loaded.",
             labels=["task_id", "outcome"],
         )
         for task, count, failures in pool.busiest(TOP_TASKS):

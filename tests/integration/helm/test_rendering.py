@@ -15,6 +15,7 @@ from loopai_artifact_store.settings import ArtifactStoreSettings
 from loopai_common.contracts import subjects
 from loopai_common.keys import Scope, decode_keys, verified
 from loopai_common.runtime.settings import ServiceSettings, SettingsError, load_settings
+from loopai_common.runtime.tracing import wanted_share
 from loopai_executor.handlers import COMMANDS_CONSUMER
 from loopai_executor.settings import ExecutorSettings
 from loopai_generator.settings import GeneratorSettings
@@ -351,6 +352,19 @@ def test_monitors_and_rules_reach_prometheus(chart: Chart) -> None:
         assert monitor["metadata"]["labels"]["release"] == "prometheus"
     (rules,) = of_kind(rendered, "PrometheusRule").values()
     assert rules["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+
+
+def test_spans_leave_every_service_for_the_collector_and_nothing_else_does(chart: Chart) -> None:
+    with_traces = chart.render({"traces": {"endpoint": "http://collector.monitoring:4318", "share": 0.5}})
+    without = chart.render()
+    for service in SETTINGS:
+        variables = environment(with_traces, service)
+        assert variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.monitoring:4318"
+        assert wanted_share(variables) == 0.5
+        assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in environment(without, service)
+        policies = [named(r, "NetworkPolicy", f"rel-loopai-{service}") for r in (with_traces, without)]
+        ((port, place),) = set(egress(policies[0])) - set(egress(policies[1]))
+        assert (port, '"kubernetes.io/metadata.name": "monitoring"' in place) == (4318, True)
 
 
 def test_dashboards_are_found_by_grafana(chart: Chart) -> None:

@@ -61,7 +61,7 @@ unit: $(DEV)
 contract: $(DEV)
 	@$(BIN)/pytest -q -n 2 tests/contract
 
-contracts: $(DEV) ## Write the documents that are made from the code: OpenAPI, AsyncAPI, JSON Schemas, errors
+contracts: $(DEV) ## Write the documents that are made from the code: OpenAPI, AsyncAPI, JSON Schemas, errors, metrics
 	@$(BIN)/python -m tests.support.contracts
 
 SERVERS := .servers/.installed

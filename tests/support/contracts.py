@@ -13,6 +13,7 @@ from loopai_api.settings import ApiSettings
 from loopai_api.versions import VERSIONS
 from loopai_common.asyncapi import asyncapi_document, message_schemas
 from loopai_common.permissions import nats_authorization
+from tests.support.metrics import metrics_markdown
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = "docs/contracts/schemas"
@@ -28,6 +29,7 @@ def documents() -> dict[str, str]:
             for name, version in VERSIONS.items()
         },
         "docs/errors.md": errors_markdown(),
+        "docs/metrics.md": metrics_markdown(),
         "docs/contracts/nats-users.conf": nats_authorization(),
         "docs/contracts/asyncapi.json": _json(asyncapi_document()),
         **{f"{SCHEMAS}/{name}.json": _json(schema) for name, schema in message_schemas().items()},

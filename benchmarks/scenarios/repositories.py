@@ -1,7 +1,6 @@
 """Each operation of the store's ports on each backend, one after the other: latency, and CPU of here and the server."""
 
 import asyncio
-import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -149,16 +148,18 @@ async def _records(executions: ExecutionLog, task_id: TaskId) -> None:
 async def _time(backend: _Backend, name: str, operation: Callable[[], Awaitable[object]]) -> list[Figure]:
     for _ in range(_WARM_UP):
         await operation()
-    processes = {"here": [os.getpid()], "server": [] if backend.server is None else [backend.server]}
+    processes = {"server": [] if backend.server is None else [backend.server]}
     seconds: list[float] = []
-    here, before = time.process_time(), cpu_seconds(processes)["server"]
+    before = cpu_seconds(processes)["server"]  # which takes CPU itself
+    here = time.process_time()
     for _ in range(_TIMES):
         started = time.perf_counter()
         await operation()
         seconds.append(time.perf_counter() - started)
-    here, server = time.process_time() - here, cpu_seconds(processes)["server"] - before
+    here = time.process_time() - here
+    server = cpu_seconds(processes)["server"] - before
     what = f"{backend.name}: {name}"
-    note = "this process" if backend.server is None else f"and {server / _TIMES * 1e6:,.0f} of the server, included"
+    note = "this process" if backend.server is None else f"of which {server / _TIMES * 1e6:,.0f} in the server"
     return [
         Figure(NAME, what, statistics.median(seconds) * 1000, "ms", f"p50 of {_TIMES}, one after the other"),
         Figure(NAME, f"{what}, CPU", (here + server) / _TIMES * 1e6, "µs", note),

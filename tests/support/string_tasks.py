@@ -23,9 +23,9 @@ class Transformation:
     unseen: tuple[Example, ...]
 
     def solved_by(self, code: str) -> bool:
-        """Whether the program gives the outputs of all examples, unseen ones included."""
+        """Whether the program gives the outputs of all examples, unseen ones included; as the check, numbers nearly."""
         run = load(code)
-        return all(run(example.input) == example.output for example in (*self.shown, *self.unseen))
+        return all(_rounded(run(own.input)) == _rounded(own.output) for own in (*self.shown, *self.unseen))
 
 
 @cache
@@ -44,3 +44,11 @@ def string_request(examples: tuple[Example, ...], **changes: Any) -> GenerationR
     """A request for a string program; its schemas take and give anything unless told otherwise."""
     fields = {"input_schema": True, "output_schema": True, "strategy": SynthesisStrategy.DSL, "task_name": "strings"}
     return generation_request(examples, **{**fields, **changes})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(own) for name, own in value.items()}
+    if isinstance(value, list):
+        return [_rounded(own) for own in value]
+    return round(value, 9) if isinstance(value, float) else value

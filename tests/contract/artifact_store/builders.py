@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from pymongo import MongoClient
 
+from loopai_artifact_store.adapters.azure_storage import AzureStorage
 from loopai_artifact_store.adapters.file_storage import FileStorage, prepare_storage
 from loopai_artifact_store.adapters.memory_cache import MemoryCache
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
@@ -20,6 +22,7 @@ from loopai_artifact_store.adapters.sqlite_executions import SqliteExecutionLog,
 from loopai_artifact_store.metrics import CacheMetrics, StoreMetrics
 from loopai_artifact_store.ports import ArtifactStorage, Cache, Catalog
 from loopai_artifact_store.reads import CachedReads
+from loopai_artifact_store.recovery import write_labels
 from loopai_artifact_store.service import ArtifactStore
 from loopai_common.contracts.artifacts import PublishArtifact, ValidationReport
 from loopai_common.contracts.base import GenerationId, TaskId
@@ -103,6 +106,12 @@ def open_files(directory: Path) -> FileStorage:
     return FileStorage(directory / "artifacts", metrics().timer("storage", "files"))
 
 
+def open_azure(connection_string: str, container: str | None = None) -> AzureStorage:
+    """Program storage in a container of its own unless one is named; whoever opens it closes it."""
+    container = container or f"test-{new_uuid()}"
+    return AzureStorage.by_connection_string(connection_string, container, metrics().timer("storage", "azure"))
+
+
 def open_mongodb(url: str, database: str) -> MongoBackends:
     """Everything in ``database``, where records of executions stay for as long as a test may want."""
     return open_mongo(url, database, metrics(), executions_kept_for=timedelta(days=10_000))
@@ -112,16 +121,19 @@ def open_mongodb(url: str, database: str) -> MongoBackends:
 async def mongodb_of(server: Mongo) -> AsyncIterator[MongoBackends]:
     """Everything in an empty database. Emptying it is ten times quicker than to make the indexes in a new one."""
     opened = open_mongodb(server.url, "loopai")
-    yield opened
-    await opened.database.close()
-    with MongoClient[dict[str, object]](server.url, w=1, journal=False) as client:
-        for name in client["loopai"].list_collection_names():
-            client["loopai"][name].delete_many({})
+    try:
+        yield opened
+    finally:
+        await opened.database.close()
+        with MongoClient[dict[str, object]](server.url, w=1, journal=False) as client:
+            for name in client["loopai"].list_collection_names():
+                client["loopai"][name].delete_many({})
 
 
 def store_on(catalog: Catalog | None = None, storage: ArtifactStorage | None = None) -> ArtifactStore:
     """The use cases on these adapters, in memory where none is given."""
-    return ArtifactStore(catalog or MemoryCatalog(), storage or MemoryStorage(), metrics(), on_commit=lambda: None)
+    catalog, storage = catalog or MemoryCatalog(), storage or MemoryStorage()
+    return ArtifactStore(catalog, storage, metrics(), lambda: None, partial(write_labels, catalog, storage))
 
 
 def cache_metrics() -> CacheMetrics:

@@ -15,6 +15,7 @@ from loopai_artifact_store.service import ArtifactStore
 from tests.contract.artifact_store.builders import (
     cache_metrics,
     mongodb_of,
+    open_azure,
     open_executions,
     open_files,
     open_redis,
@@ -58,7 +59,7 @@ async def execution_log(request: pytest.FixtureRequest, tmp_path: Path) -> Async
             await sqlite.close()
 
 
-@pytest.fixture(params=["memory", "files", "mongodb", "cached"])
+@pytest.fixture(params=["memory", "files", "mongodb", "azure", "cached"])
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ArtifactStorage]:
     match request.param:
         case "memory":
@@ -66,6 +67,10 @@ async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         case "mongodb":
             async with mongodb_of(request.getfixturevalue("mongo")) as opened:
                 yield opened.storage
+        case "azure":
+            azure = open_azure(request.getfixturevalue("azurite").connection_string)
+            yield azure
+            await azure.close()
         case "cached":
             yield CachedStorage(MemoryStorage(), reads_through())
         case _:

@@ -451,6 +451,11 @@ class TestStarting:
         with pytest.raises(StartRefused, match="connection string"):
             open_mongodb(url, "loopai")
 
+    def test_a_password_that_is_wrong_is_refused_with_a_sentence_that_does_not_tell_it(self, server: Mongo) -> None:
+        with pytest.raises(StartRefused, match="check the user and the password") as refusal:
+            open_mongodb(server.url.replace("//", "//me:secret-word@"), "loopai")
+        assert "secret-word" not in str(refusal.value)
+
     def test_records_go_when_they_are_old_and_the_setting_may_change(
         self, server: Mongo, database: Database[dict[str, Any]]
     ) -> None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -13,6 +14,7 @@ from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
 from loopai_artifact_store.domain import Activation, Change, Origin, TaskState
 from loopai_artifact_store.metrics import StoreMetrics
+from loopai_artifact_store.recovery import write_labels
 from loopai_artifact_store.service import ArtifactStore
 from loopai_common.contracts.artifacts import (
     MAX_CODE_BYTES,
@@ -241,13 +243,11 @@ async def test_labels_follow_the_versions_and_the_pointer(store: ArtifactStore, 
     task = await store.create_task(creating())
     one = await store.publish(publishing(task.id))
     two = await store.publish(publishing(task.id, code="def run(input): return 2"))
-    assert storage.labels[task.id, "active"] == two.digest
+    assert storage.kept[task.id].active == 2
     await store.activate(ActivateArtifact(task=task.name, version=Version(1), expected_version=Version(2)))
-    assert storage.labels == {
-        (task.id, "000001"): one.digest,
-        (task.id, "000002"): two.digest,
-        (task.id, "active"): one.digest,
-    }
+    kept = storage.kept[task.id]
+    assert (kept.digests, kept.active) == ({1: one.digest, 2: two.digest}, 1)
+    assert '"active_version":1' in (kept.task or "")
 
 
 class _StorageWithoutLabels(MemoryStorage):
@@ -274,7 +274,9 @@ async def test_only_orphans_older_than_a_day_are_swept(store: ArtifactStore, sto
 
 async def test_the_outbox_is_woken_when_events_were_stored_and_only_then(catalog: MemoryCatalog) -> None:
     woken: list[bool] = []
-    store = ArtifactStore(catalog, MemoryStorage(), metrics(), lambda: woken.append(True))
+    storage = MemoryStorage()
+    label = partial(write_labels, catalog, storage)
+    store = ArtifactStore(catalog, storage, metrics(), lambda: woken.append(True), label)
     task = await store.create_task(creating())
     command = publishing(task.id)
     await store.publish(command)

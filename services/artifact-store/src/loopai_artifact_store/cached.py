@@ -4,11 +4,12 @@ Only what executions need is cached: tasks without their examples, the versions 
 and programs. Everything else goes to the backend each time.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from uuid import UUID
 
-from loopai_artifact_store.domain import Artifact, Change, Decision, Task, TaskCreation, TaskKey
-from loopai_artifact_store.ports import ArtifactStorage, Cached, CacheKey, CacheKind, Catalog
+from loopai_artifact_store.domain import Artifact, Change, Decision, Event, Task, TaskCopy, TaskCreation, TaskKey
+from loopai_artifact_store.ports import ArtifactStorage, Cached, CacheKey, CacheKind, Catalog, StoredProgram
 from loopai_artifact_store.reads import CachedReads
 from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version
 from loopai_common.errors import TaskNotFound
@@ -23,6 +24,7 @@ class CachedCatalog:
         self._catalog = catalog
         self._reads = reads
         self.examples = catalog.examples
+        self.copy_of = catalog.copy_of
         self.tasks = catalog.tasks
         self.artifacts = catalog.artifacts
         self.activations = catalog.activations
@@ -51,6 +53,11 @@ class CachedCatalog:
         change = await self._catalog.change_task(key, decide, generation_id=generation_id, version=version)
         await self._reads.forget_task(change.task.id, revision=change.task.revision)
         return change
+
+    async def add_copy(self, copy: TaskCopy, events: Sequence[Event]) -> None:
+        await self._catalog.add_copy(copy, events)
+        await self._reads.forget(CacheKey(CacheKind.NAME, copy.task.name))
+        await self._reads.forget_task(copy.task.id, revision=copy.task.revision)
 
     async def task(self, key: TaskKey) -> Task:
         if isinstance(key, UUID):
@@ -104,6 +111,9 @@ class CachedStorage:
         self._reads = reads
         self.label = storage.label
         self.label_active = storage.label_active
+        self.label_task = storage.label_task
+        self.labels = storage.labels
+        self.labelled = storage.labelled
         self.stored = storage.stored
         self.check = storage.check
 
@@ -117,9 +127,9 @@ class CachedStorage:
         )
         return content
 
-    async def delete(self, task_id: TaskId, digest: Digest) -> None:
-        await self._storage.delete(task_id, digest)
-        await self._reads.forget(CacheKey(CacheKind.ARTIFACT, digest))
+    async def delete(self, program: StoredProgram) -> None:
+        await self._storage.delete(program)
+        await self._reads.forget(CacheKey(CacheKind.ARTIFACT, program.digest))
 
     async def _load(self, task_id: TaskId, digest: Digest) -> tuple[Cached, int]:
         return await self._storage.get(task_id, digest), 0

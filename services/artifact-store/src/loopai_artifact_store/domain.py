@@ -33,6 +33,7 @@ from loopai_common.contracts.tasks import (
     FailTask,
     Isolation,
     Rollout,
+    TaskCreated,
     TaskFailed,
     TaskStatus,
     UpdateTask,
@@ -53,7 +54,7 @@ from loopai_common.errors import (
     VersionConflict,
     Violation,
 )
-from loopai_common.identifiers import new_id
+from loopai_common.identifiers import new_id, new_uuid
 
 T = TypeVar("T")
 
@@ -222,6 +223,29 @@ class TaskCreation:
     examples: Examples
     event: Event
     claim: IdempotencyClaim | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCopy:
+    """All that a catalog knows of one task at one moment.
+
+    ``examples`` is the JSON text of the list; versions and activations stand in their order, generations by id.
+    Idempotency keys are no part of it: they are gone after a week anyway.
+    """
+
+    task: Task
+    examples: str = field(repr=False)
+    artifacts: tuple[Artifact, ...] = ()
+    activations: tuple[Activation, ...] = ()
+    generations: tuple[Generation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Something about a task that must not be: a word for its kind, and a sentence."""
+
+    kind: str
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -604,6 +628,59 @@ def active_version(task: Task) -> Version:
         return task.active_version
     reason = f": {task.status_reason}" if task.status_reason else ""
     raise TaskNotReady(f"task '{task.name}' has no active version; it is {task.status}{reason}")
+
+
+def flaws(copy: TaskCopy) -> tuple[Flaw, ...]:
+    """What breaks the rules that every change keeps: gapless versions, and references that lead somewhere."""
+    task, found = copy.task, []
+    there = [artifact.version for artifact in copy.artifacts]
+    known = set(there)
+    if there != list(range(1, task.total_versions + 1)):
+        found.append(Flaw("gap", f"its versions are {there}, and shall be 1 to {task.total_versions} without a gap"))
+    if task.active_version is not None and task.active_version not in known:
+        found.append(Flaw("dangling_pointer", f"its active version {task.active_version} is not there"))
+    if task.status is TaskStatus.READY and task.active_version is None:
+        found.append(Flaw("wrong_status", "it is ready, and no version is active"))
+    if task.status in (TaskStatus.GENERATING, TaskStatus.FAILED) and task.active_version is not None:
+        found.append(Flaw("wrong_status", f"it is {task.status}, and version {task.active_version} is active"))
+    if task.rollout is not None and (task.rollout.version not in known or task.rollout.version == task.active_version):
+        found.append(Flaw("dangling_rollout", f"its rollout of version {task.rollout.version} leads nowhere"))
+    moves = [activation.to_version for activation in copy.activations if activation.moves_pointer]
+    if (moves[-1] if moves else None) != task.active_version:
+        found.append(Flaw("wrong_history", f"its history does not end with its active version {task.active_version}"))
+    if lost := {activation.to_version for activation in copy.activations} - known:
+        found.append(Flaw("dangling_history", f"its history names versions that are not there: {sorted(lost)}"))
+    if lost := {made.version for made in copy.generations if made.version is not None} - known:
+        found.append(Flaw("dangling_generation", f"generations made versions that are not there: {sorted(lost)}"))
+    for artifact in copy.artifacts:
+        if artifact.document.task_id != task.id:
+            found.append(Flaw("foreign_version", f"version {artifact.version} is one of another task"))
+    return tuple(found)
+
+
+def import_events(task: Task, artifacts: Iterable[Artifact], origin: Origin) -> tuple[Event, ...]:
+    """What happened when a task came whole from elsewhere: its versions run from now on.
+
+    One that waits for its first program gets one here, because whoever was to make it may be no more.
+    """
+    if task.status is TaskStatus.ARCHIVED:
+        return ()
+    if task.status is TaskStatus.GENERATING:
+        created = TaskCreated(task_id=task.id, name=task.name, generation_id=GenerationId(new_uuid()))
+        return (event(subjects.TASK_CREATED, task.id, created, origin),)
+    events = []
+    for artifact in sorted(artifacts, key=lambda artifact: not artifact.active):
+        if artifact.percentage > 0:
+            activated = ArtifactActivated(
+                task_id=task.id,
+                task_name=task.name,
+                version=artifact.version,
+                previous_version=None if artifact.active else task.active_version,
+                digest=artifact.document.digest,
+                percentage=WHOLE if artifact.active else artifact.percentage,
+            )
+            events.append(event(subjects.ARTIFACT_ACTIVATED, task.id, activated, origin))
+    return tuple(events)
 
 
 def take_page(rows: Iterable[T], limit: int, size_bytes: Callable[[T], int]) -> Page[T]:

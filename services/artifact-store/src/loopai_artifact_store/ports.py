@@ -1,11 +1,11 @@
 """What the use cases need from the world. Every adapter of a port passes the same behaviour suite."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from loopai_artifact_store.domain import (
     Activation,
@@ -19,6 +19,7 @@ from loopai_artifact_store.domain import (
     Page,
     RecordPosition,
     Task,
+    TaskCopy,
     TaskCreation,
     TaskKey,
 )
@@ -65,6 +66,15 @@ class Catalog(Protocol):
 
     async def examples(self, task_id: TaskId) -> str:
         """The examples of a task as JSON text; raises :class:`~loopai_common.errors.TaskNotFound`."""
+
+    async def copy_of(self, task_id: TaskId) -> TaskCopy:
+        """All of a task at one moment; raises :class:`~loopai_common.errors.TaskNotFound`."""
+
+    async def add_copy(self, copy: TaskCopy, events: Sequence[Event]) -> None:
+        """Stores a whole task and the events about it in one transaction; :meth:`copy_of` gives it back.
+
+        Raises :class:`~loopai_common.errors.TaskAlreadyExists` for an id or a name that is taken.
+        """
 
     async def tasks(
         self, *, after: TaskId | None, limit: int, status: TaskStatus | None, name_prefix: str | None
@@ -150,6 +160,19 @@ class StoredProgram:
     touched_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What is kept beside the programs of a task; ``None``, or no entry, for what is not there.
+
+    ``task`` and ``documents`` are texts that the storage does not look into.
+    """
+
+    task: str | None = None
+    digests: Mapping[Version, Digest] = field(default_factory=dict)
+    documents: Mapping[Version, str] = field(default_factory=dict)
+    active: Version | None = None
+
+
 class ArtifactStorage(Protocol):
     """The bytes of programs, by their digest. Never decides anything.
 
@@ -166,14 +189,23 @@ class ArtifactStorage(Protocol):
         naming the artifact when they do not match.
         """
 
-    async def delete(self, task_id: TaskId, digest: Digest) -> None:
-        """Removes the bytes; does nothing when they are not there."""
+    async def delete(self, program: StoredProgram) -> None:
+        """Removes the bytes, unless they were put again since ``touched_at``; nothing when they are not there."""
 
-    async def label(self, task_id: TaskId, version: Version, digest: Digest) -> None:
-        """Names the bytes of a version, for people and for recovery."""
+    async def label(self, task_id: TaskId, version: Version, digest: Digest, document: str) -> None:
+        """Names the bytes of a version for people, and keeps its document for recovery."""
 
     async def label_active(self, task_id: TaskId, version: Version) -> None:
         """Names the active version, which has a label."""
+
+    async def label_task(self, task_id: TaskId, document: str) -> None:
+        """Keeps the document of a task, for recovery."""
+
+    async def labels(self, task_id: TaskId) -> Labels:
+        """What :meth:`label`, :meth:`label_active` and :meth:`label_task` kept last; nothing for an unknown task."""
+
+    def labelled(self) -> AsyncIterator[TaskId]:
+        """Every task that something is kept of, in no order."""
 
     def stored(self) -> AsyncIterator[StoredProgram]:
         """Everything that is stored, in no order."""
@@ -302,3 +334,27 @@ class Observer(Protocol):
 
     def activated(self, activation: Activation) -> None:
         """A version was given a share of the executions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The three ports that the data of a store is behind."""
+
+    catalog: Catalog
+    executions: ExecutionLog
+    storage: ArtifactStorage
+
+
+_TASKS_AT_ONCE: Final = 200
+
+
+async def all_tasks(catalog: Catalog) -> AsyncIterator[Task]:
+    """Every task, in the order of their ids."""
+    after: TaskId | None = None
+    while True:
+        page = await catalog.tasks(after=after, limit=_TASKS_AT_ONCE, status=None, name_prefix=None)
+        for task in page.items:
+            yield task
+        if not page.more:
+            return
+        after = page.items[-1].id

@@ -105,7 +105,7 @@ class CachedReads:
             await self._drop_near(key)
 
     async def forget_task(self, task_id: TaskId, *, revision: int) -> None:
-        """Drops what can change of a task, of which ``revision`` was written here; nothing older is given from then on."""
+        """Drops what can change of a task, whose ``revision`` was written here; gives nothing older after that."""
         await self._drop_task_near(task_id, revision)
         await self._drop_task_far(task_id, revision)
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import TypeAdapter
 
 from loopai_artifact_store import domain
+from loopai_artifact_store.documents import activation, specification, summary
 from loopai_artifact_store.domain import (
     Artifact,
     Change,
@@ -31,12 +32,12 @@ from loopai_artifact_store.domain import (
     take_page,
     task_key,
 )
+from loopai_artifact_store.origin import current_origin
 from loopai_artifact_store.ports import ArtifactStorage, Catalog, Observer
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
     MAX_CODE_BYTES,
     ActivateArtifact,
-    Activation,
     ActivationPage,
     ArtifactPage,
     FetchProgram,
@@ -73,12 +74,13 @@ from loopai_common.contracts.tasks import (
 from loopai_common.definitions import definition_violations, example_violations
 from loopai_common.errors import LoopaiError, PayloadTooLarge, StoreUnavailable, ValidationFailed
 from loopai_common.identifiers import new_uuid
-from loopai_common.runtime import context
 from loopai_common.runtime.errors import failure_of
 from loopai_common.runtime.logging import get_logger
 
 ORPHANS_KEPT_FOR: Final = timedelta(days=1)
 """Bytes without a version may belong to a publish that is still under way; after a day they do not."""
+
+_LABELLED_WITHIN_SECONDS: Final = 2.0
 
 CLAIMS_KEPT_FOR: Final = timedelta(days=7)
 """How long an idempotency key answers with the task that it made."""
@@ -95,15 +97,25 @@ log = get_logger()
 
 
 class ArtifactStore:
-    """The only owner of tasks and their versions. ``on_commit`` is called after events were stored."""
+    """The only owner of tasks and their versions.
+
+    ``on_commit`` is called after events were stored. ``write_labels`` brings what is kept for recovery up to date, from
+    a catalog that is never behind.
+    """
 
     def __init__(
-        self, catalog: Catalog, storage: ArtifactStorage, observer: Observer, on_commit: Callable[[], None]
+        self,
+        catalog: Catalog,
+        storage: ArtifactStorage,
+        observer: Observer,
+        on_commit: Callable[[], None],
+        write_labels: Callable[[TaskId, Sequence[Version]], Awaitable[None]],
     ) -> None:
         self._catalog = catalog
         self._storage = storage
         self._observer = observer
         self._on_commit = on_commit
+        self._write_labels = write_labels
 
     async def create_task(self, command: CreateTask) -> TaskSpecification:
         """Stores the task, for which a program is generated from then on.
@@ -111,19 +123,20 @@ class ArtifactStore:
         The same idempotency key with the same definition answers with the task that exists. Raises
         :class:`ValidationFailed`, ``TaskAlreadyExists`` and ``IdempotencyKeyReused``.
         """
-        creation = await asyncio.to_thread(_creation, command.definition, command.idempotency_key, _origin())
+        creation = await asyncio.to_thread(_creation, command.definition, command.idempotency_key, current_origin())
         task_id = await self._catalog.create_task(creation)
         self._on_commit()
+        await self._label(task_id, None)
         task = await self._catalog.task(task_id)
-        return _specification(task, command.definition.examples)
+        return specification(task, command.definition.examples)
 
     async def get_task(self, query: GetTask) -> TaskSpecification:
         """One task; raises ``TaskNotFound``."""
         task = await self._catalog.task(task_key(query.task))
         if not query.include_examples:
-            return _specification(task, ())
+            return specification(task, ())
         examples = await self._catalog.examples(task.id)
-        return await asyncio.to_thread(lambda: _specification(task, _EXAMPLES.validate_json(examples)))
+        return await asyncio.to_thread(lambda: specification(task, _EXAMPLES.validate_json(examples)))
 
     async def list_tasks(self, query: ListTasks) -> TaskPage:
         """A page of tasks, in the order of their creation. A page ends early when its tasks are large."""
@@ -134,7 +147,7 @@ class ArtifactStore:
             after=after, limit=query.limit, status=query.status, name_prefix=query.name_prefix
         )
         next_cursor = encode_cursor(_TASKS_LIST, page.items[-1].id.bytes) if page.more else None
-        return TaskPage(items=tuple(map(_summary, page.items)), next_cursor=next_cursor)
+        return TaskPage(items=tuple(map(summary, page.items)), next_cursor=next_cursor)
 
     async def update_task(self, command: UpdateTask) -> TaskSpecification:
         """The task as it is after the change; a change to what it is already changes nothing.
@@ -144,13 +157,13 @@ class ArtifactStore:
         """
         task = await self._catalog.task(task_key(command.task))
         more = await asyncio.to_thread(_examples, task, command.changes.examples)
-        await self._change(task.id, partial(domain.update, command=command, more=more, origin=_origin()))
+        await self._change(task.id, partial(domain.update, command=command, more=more, origin=current_origin()))
         return await self.get_task(GetTask(task=str(task.id)))
 
     async def archive_task(self, command: ArchiveTask) -> TaskSummary:
         """Ends the life of the task, if it has not ended already. Raises ``TaskNotFound``."""
-        change = await self._change(task_key(command.task), partial(domain.archive, origin=_origin()))
-        return _summary(await self._catalog.task(change.task.id))
+        change = await self._change(task_key(command.task), partial(domain.archive, origin=current_origin()))
+        return summary(await self._catalog.task(change.task.id))
 
     async def start_generation(self, command: StartGeneration) -> GenerationStarted:
         """Has a new version made, on the examples there are and those that come with the command.
@@ -161,7 +174,7 @@ class ArtifactStore:
         more = await asyncio.to_thread(_examples, task, command.examples)
         generation_id = GenerationId(new_uuid())
         decide = partial(
-            domain.start_generation, command=command, more=more, generation_id=generation_id, origin=_origin()
+            domain.start_generation, command=command, more=more, generation_id=generation_id, origin=current_origin()
         )
         await self._change(task.id, decide)
         return GenerationStarted(task_id=task.id, generation_id=generation_id)
@@ -177,15 +190,13 @@ class ArtifactStore:
         Raises ``TaskNotFound`` and ``TaskArchived``; for a fallback that cannot run ``ArtifactNotFound`` and
         ``ActivationRefused``.
         """
-        change = await self._change(
+        await self._change(
             command.task_id,
-            partial(domain.fail, command=command, origin=_origin()),
+            partial(domain.fail, command=command, origin=current_origin()),
             generation_id=command.generation_id,
             version=command.fallback_version,
         )
-        if change.activation is not None:
-            await self._labelled(change)
-        return _summary(await self._catalog.task(command.task_id))
+        return summary(await self._catalog.task(command.task_id))
 
     async def publish(self, command: PublishArtifact) -> ProgramArtifact:
         """Stores the program as the next version; the version that exists when this generation was published before.
@@ -204,12 +215,12 @@ class ArtifactStore:
             command=command,
             program=program,
             artifact_id=ArtifactId(new_uuid()),
-            origin=_origin(),
+            origin=current_origin(),
         )
         change = await self._change(task.id, decide, generation_id=command.generation_id)
         if change.artifact is not None:
             self._observer.published(command.synthesis_strategy)
-        return await self._labelled(change)
+        return await self._about(change)
 
     async def activate(self, command: ActivateArtifact) -> ProgramArtifact:
         """Gives a version its share of the executions; all of them move the pointer.
@@ -217,8 +228,8 @@ class ArtifactStore:
         Raises ``TaskNotFound``, ``TaskArchived``, ``ArtifactNotFound``, ``VersionConflict``, ``ActivationRefused`` and
         ``TaskNotReady``.
         """
-        decide = partial(domain.activate, command=command, origin=_origin())
-        return await self._labelled(await self._change(task_key(command.task), decide, version=command.version))
+        decide = partial(domain.activate, command=command, origin=current_origin())
+        return await self._about(await self._change(task_key(command.task), decide, version=command.version))
 
     async def list_activations(self, query: ListActivations) -> ActivationPage:
         """A page of what was done to the pointer, newest first. Raises ``TaskNotFound``."""
@@ -227,7 +238,7 @@ class ArtifactStore:
         before = None if query.cursor is None else int.from_bytes(decode_cursor(scope, query.cursor))
         page = await self._catalog.activations(task.id, before=before, limit=query.limit)
         next_cursor = encode_cursor(scope, page.items[-1].number.to_bytes(8)) if page.more else None
-        return ActivationPage(items=tuple(map(_activation, page.items)), next_cursor=next_cursor)
+        return ActivationPage(items=tuple(map(activation, page.items)), next_cursor=next_cursor)
 
     async def list_artifacts(self, query: ListArtifacts) -> ArtifactPage:
         """A page of versions, oldest first. A page ends early when its programs are large. Raises ``TaskNotFound``."""
@@ -297,7 +308,7 @@ class ArtifactStore:
             if now - stored.touched_at < ORPHANS_KEPT_FOR:
                 continue
             if stored.digest not in await self._catalog.digests(stored.task_id):
-                await self._storage.delete(stored.task_id, stored.digest)
+                await self._storage.delete(stored)  # unless a publish put them again while the catalog was asked
                 deleted += 1
         return deleted
 
@@ -319,6 +330,7 @@ class ArtifactStore:
             self._on_commit()
         if change.activation is not None:
             self._observer.activated(change.activation)
+        await self._label(change.task.id, change.version)
         return change
 
     async def _rollout(self, task: Task) -> ResolvedRollout | None:
@@ -340,24 +352,18 @@ class ArtifactStore:
         content = await self._storage.get(document.task_id, document.digest)
         return artifact.as_contract(content.decode("utf-8"))
 
-    async def _labelled(self, change: Change) -> ProgramArtifact:
-        """The version that the change is about, as it stands now, with its labels in storage brought up to date."""
+    async def _about(self, change: Change) -> ProgramArtifact:
+        """The version that the change is about, as it stands now."""
         assert change.version is not None, "a change of a version names it"
-        artifact = await self._catalog.artifact(change.task, change.version)
-        document = artifact.document
+        return (await self._catalog.artifact(change.task, change.version)).as_contract()
+
+    async def _label(self, task_id: TaskId, version: Version | None) -> None:
+        """Brings what is kept for people and for recovery up to date. The change is stored: this fails nothing."""
         try:
-            await self._storage.label(document.task_id, document.version, document.digest)
-            if artifact.active:
-                await self._storage.label_active(document.task_id, document.version)
-        except StoreUnavailable as error:
-            # Labels are advice for people and recovery: the version is stored, so a missing label is no failure of it.
-            log.warning("label_failed", version=document.version, reason=error.message)
-        return artifact.as_contract()
-
-
-def _origin() -> Origin:
-    current = context.current()
-    return Origin(datetime.now(UTC), current.correlation_id, current.traceparent)
+            async with asyncio.timeout(_LABELLED_WITHIN_SECONDS):
+                await self._write_labels(task_id, () if version is None else (version,))
+        except (StoreUnavailable, TimeoutError) as error:
+            log.warning("label_failed", version=version, reason=str(error) or "the storage does not answer in time")
 
 
 def _creation(definition: TaskDefinition, key: str | None, origin: Origin) -> TaskCreation:
@@ -409,47 +415,3 @@ def _examples(task: Task, examples: tuple[Example, ...]) -> Examples:
     if violations:
         raise ValidationFailed("the examples do not satisfy the schemas of the task", details=violations)
     return Examples(len(examples), text)
-
-
-def _activation(activation: domain.Activation) -> Activation:
-    return Activation(
-        at=activation.at,
-        actor=activation.actor,
-        from_version=activation.from_version,
-        to_version=activation.to_version,
-        percentage=activation.percentage,
-        reason=activation.reason,
-    )
-
-
-def _values(task: Task) -> dict[str, Any]:
-    return {
-        "id": task.id,
-        "name": task.name,
-        "description": task.description,
-        "input_schema": json.loads(task.input_schema),
-        "output_schema": json.loads(task.output_schema),
-        "total_examples": task.total_examples,
-        "accuracy_target": task.accuracy_target,
-        "latency_target_ms": task.latency_target_ms,
-        "sampling_rate": task.sampling_rate,
-        "isolation": task.isolation,
-        "comparison": task.comparison,
-        "comparison_threshold": task.comparison_threshold,
-        "status": task.status,
-        "status_reason": task.status_reason,
-        "active_version": task.active_version,
-        "rollout": task.rollout,
-        "total_versions": task.total_versions,
-        "revision": task.revision,
-        "created_at": task.created_at,
-        "updated_at": task.updated_at,
-    }
-
-
-def _summary(task: Task) -> TaskSummary:
-    return TaskSummary(**_values(task))
-
-
-def _specification(task: Task, examples: tuple[Example, ...]) -> TaskSpecification:
-    return TaskSpecification(**_values(task), examples=examples)

@@ -21,6 +21,7 @@ from loopai_artifact_store.metrics import CacheMetrics, StoreMetrics
 from loopai_artifact_store.outbox import Outbox
 from loopai_artifact_store.ports import Catalog
 from loopai_artifact_store.reads import CachedReads
+from loopai_artifact_store.recovery import write_labels
 from loopai_artifact_store.service import ArtifactStore
 from loopai_artifact_store.settings import ArtifactStoreSettings
 from loopai_artifact_store.warming import warm
@@ -64,7 +65,9 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
     storage = CachedStorage(backends.storage, reads)
     records = ExecutionRecords(catalog, executions, kept_for=timedelta(days=settings.executions_kept_days))
     outbox = Outbox(catalog, JetStreamEvents(bus), poll_seconds=_OUTBOX_POLL_SECONDS)
-    store = ArtifactStore(catalog, storage, metrics, on_commit=outbox.wake)
+    # Past the cache: what another instance changed a moment ago must not be written over with what was before.
+    label = partial(write_labels, backends.catalog, backends.storage)
+    store = ArtifactStore(catalog, storage, metrics, outbox.wake, label)
 
     readiness = Readiness()
     readiness.add("nats", partial(_check_connected, bus))

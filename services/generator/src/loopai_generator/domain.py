@@ -84,13 +84,15 @@ def read_label_task(request: GenerationRequest) -> LabelTask:
     """The request as a task of text to label; raises :class:`CannotLearn` when it is something else."""
     inputs = [example.input for example in request.examples]
     outputs = [example.output for example in request.examples]
-    properties = _text_properties(_resolved(request.input_schema, request.input_schema), request.input_schema, inputs)
+    properties = _text_properties(
+        resolved_schema(request.input_schema, request.input_schema), request.input_schema, inputs
+    )
     target, label_schema = label_place(request.output_schema, outputs)
     values = [label_of(output, target) for output in outputs]
     labels = labels_of(label_schema, values)
     texts = [text_of(value, properties) for value in inputs]
     if not is_closed(label_schema) and _copies_from_input(texts, values):
-        raise CannotLearn("the outputs are pieces of the inputs, which no learner here can extract" + _REMEDY)
+        raise CannotLearn("the outputs are pieces of the inputs, which no classifier can give" + _REMEDY)
     positions = {identity(label): position for position, label in enumerate(labels)}
     if any(identity(value) not in positions for value in values):
         raise CannotLearn("an example's output does not satisfy the output schema; correct the one or the other")
@@ -133,7 +135,7 @@ def _text_properties(
     declared = declared if isinstance(declared, Mapping) else {}
     names = sorted({name for value in objects for name, held in value.items() if isinstance(held, str)})
     if not objects:
-        names = sorted(name for name, held in declared.items() if _resolved(held, root).get("type") == "string")
+        names = sorted(name for name, held in declared.items() if resolved_schema(held, root).get("type") == "string")
     varying = [name for name in names if len({str(value.get(name)) for value in objects}) > 1]
     free = [name for name in varying if 2 * len({str(value.get(name)) for value in objects}) > len(objects)]
     chosen = free or varying or names
@@ -149,7 +151,7 @@ def label_place(schema: Mapping[str, Any] | bool, outputs: Sequence[JsonValue]) 
 
     Raises :class:`CannotLearn` when the output has several properties.
     """
-    resolved = _resolved(schema, schema)
+    resolved = resolved_schema(schema, schema)
     if outputs and not any(isinstance(output, dict) for output in outputs):
         return None, resolved
     if not outputs and resolved.get("type") != "object":
@@ -161,7 +163,7 @@ def label_place(schema: Mapping[str, Any] | bool, outputs: Sequence[JsonValue]) 
     if len(names) != 1 or not all(isinstance(output, dict) and output for output in outputs):
         raise CannotLearn("the output has several properties, and only one label can be learned" + _REMEDY)
     name = names.pop()
-    return name, _resolved(properties.get(name, {}), schema)
+    return name, resolved_schema(properties.get(name, {}), schema)
 
 
 def label_of(output: JsonValue, target: str | None) -> JsonValue:
@@ -236,6 +238,3 @@ def resolved_schema(schema: Any, root: Any) -> Mapping[str, Any]:
         for step in reference[2:].split("/"):
             schema = schema.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(schema, Mapping) else None
     return {}
-
-
-_resolved = resolved_schema

@@ -2,7 +2,20 @@
 
 import typer
 
-from loopai_client.cli import artifacts, batch, demo, deployment, dlq, executions, health, keys, run, stack, tasks
+from loopai_client.cli import (
+    artifacts,
+    batch,
+    demo,
+    deployment,
+    dlq,
+    executions,
+    health,
+    keys,
+    run,
+    stack,
+    store,
+    tasks,
+)
 
 app = typer.Typer(
     name="loopai",
@@ -28,6 +41,9 @@ app.add_typer(executions.app, name="executions")
 app.command("health")(health.health)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(keys.app, name="keys")
+app.command("export")(store.export)
+app.command("import")(store.import_)
+app.add_typer(store.app, name="store")
 app.command("secrets")(deployment.make)
 
 

@@ -126,7 +126,7 @@ class ProgramArtifact(Contract):
     deployed_at: Timestamp | None
     parent_version: Version | None
     specification_digest: Digest | None = None
-    """The same for versions that were made for the same description, schemas, examples and accuracy target."""
+    """The same for versions that were made for the same description, schemas, examples, comparison and target."""
     fallback: Fallback | None = None
     """What stood in for the generator, if anything."""
 

@@ -2,7 +2,9 @@
 
     <root>/<task_id>/<digest>/program.py
     <root>/<task_id>/versions/000001 -> ../<digest>
+    <root>/<task_id>/versions/000001.json
     <root>/<task_id>/active          -> versions/000001
+    <root>/<task_id>/task.json
 
 Everything is written beside its place and moved there when it is complete, with an ``fsync`` of the file before and of
 the directory after: a reader, and a restart after a power cut, sees the old or the new. Any number of processes may
@@ -10,6 +12,7 @@ share the directory.
 """
 
 import asyncio
+import fcntl
 import os
 import secrets
 import time
@@ -21,7 +24,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from loopai_artifact_store.domain import checked_digest, digest_of
-from loopai_artifact_store.ports import StoredProgram, Timer
+from loopai_artifact_store.ports import Labels, StoredProgram, Timer
 from loopai_common.contracts.base import Digest, TaskId, Version
 from loopai_common.errors import ArtifactCorrupt, ArtifactNotFound, StoreUnavailable, ValidationFailed
 
@@ -30,6 +33,7 @@ T = TypeVar("T")
 _PROGRAM = "program.py"
 _VERSIONS = "versions"
 _ACTIVE = "active"
+_TASK = "task.json"
 _TEMPORARY = ".tmp-"
 _ABANDONED_AFTER_SECONDS = 600.0
 """No write takes this long: what is still temporary after it belongs to a process that is no more."""
@@ -40,14 +44,20 @@ def prepare_storage(root: Path) -> None:
 
     Raises :class:`StoreUnavailable` when the directory cannot be written.
     """
+    prepare_directory(root)
     with _translated():
-        missing = [directory for directory in (root, *root.parents) if not directory.exists()]
-        for directory in reversed(missing):
-            _make_directory(directory)
         _probe(root)
         for pattern in (f"{_TEMPORARY}*", f"*/{_TEMPORARY}*", f"*/*/{_TEMPORARY}*"):
             for path in root.glob(pattern):
                 _remove_abandoned(path)
+
+
+def prepare_directory(path: Path) -> None:
+    """Makes the directory and those above it, durably; raises :class:`StoreUnavailable` when it cannot."""
+    with _translated():
+        missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+        for directory in reversed(missing):
+            _make_directory(directory)
 
 
 class FileStorage:
@@ -62,14 +72,15 @@ class FileStorage:
 
         def work() -> None:
             _make_directory(directory.parent)
-            _make_directory(directory)
-            path = directory / _PROGRAM
-            if _holds(path, content):
-                os.utime(path)
-            else:
-                _write(path, content)
-            # Also where the file was there: who wrote it may not have come this far.
-            _sync_directory(directory)
+            with _locked(directory.parent):
+                _make_directory(directory)
+                path = directory / _PROGRAM
+                if _holds(path, content):
+                    os.utime(path)
+                else:
+                    _write(path, content)
+                # Also where the file was there: who wrote it may not have come this far.
+                _sync_directory(directory)
 
         await self._run("put", work)
 
@@ -87,28 +98,49 @@ class FileStorage:
 
         return await self._run("get", work)
 
-    async def delete(self, task_id: TaskId, digest: Digest) -> None:
-        directory = self._directory(task_id, digest)
+    async def delete(self, program: StoredProgram) -> None:
+        directory = self._directory(program.task_id, program.digest)
+        path = directory / _PROGRAM
 
         def work() -> None:
-            with suppress(FileNotFoundError):
-                (directory / _PROGRAM).unlink()
-                directory.rmdir()
-                _sync_directory(directory.parent)
+            with suppress(FileNotFoundError), _locked(directory.parent):
+                if _touched_at(path) <= program.touched_at:
+                    path.unlink()
+                    directory.rmdir()
+                    _sync_directory(directory.parent)
 
         await self._run("delete", work)
 
-    async def label(self, task_id: TaskId, version: Version, digest: Digest) -> None:
+    async def label(self, task_id: TaskId, version: Version, digest: Digest, document: str) -> None:
         versions = self._directory(task_id, digest).parent / _VERSIONS
 
         def work() -> None:
             _make_directory(versions)
+            _write(versions / f"{_label(version)}.json", document.encode())
             _link(versions / _label(version), Path("..") / digest)
 
         await self._run("label", work)
 
     async def label_active(self, task_id: TaskId, version: Version) -> None:
         await self._run("label", lambda: _link(self._root / str(task_id) / _ACTIVE, Path(_VERSIONS) / _label(version)))
+
+    async def label_task(self, task_id: TaskId, document: str) -> None:
+        directory = self._root / str(task_id)
+
+        def work() -> None:
+            _make_directory(directory)
+            if not _holds(directory / _TASK, document.encode()):
+                _write(directory / _TASK, document.encode())
+                _sync_directory(directory)
+
+        await self._run("label", work)
+
+    async def labels(self, task_id: TaskId) -> Labels:
+        return await self._run("labels", lambda: _labels(self._root / str(task_id)))
+
+    async def labelled(self) -> AsyncIterator[TaskId]:
+        for task_id in await self._run("labelled", lambda: list(_tasks(self._root))):
+            yield task_id
 
     async def stored(self) -> AsyncIterator[StoredProgram]:
         for program in await self._run("stored", lambda: list(_walk(self._root))):
@@ -131,6 +163,32 @@ class FileStorage:
 
 def _label(version: Version) -> str:
     return f"{version:06d}"
+
+
+def _labels(directory: Path) -> Labels:
+    digests: dict[Version, Digest] = {}
+    documents: dict[Version, str] = {}
+    for path in directory.glob(f"{_VERSIONS}/*"):
+        if not path.stem.isdecimal():
+            continue  # not everything in there need be ours
+        version = Version(int(path.stem))
+        if path.suffix == ".json":
+            documents[version] = path.read_text("utf-8", "replace")
+        elif path.is_symlink():
+            digests[version] = Digest(path.readlink().name)
+    task, active = directory / _TASK, directory / _ACTIVE
+    return Labels(
+        task.read_text("utf-8", "replace") if task.exists() else None,
+        digests,
+        documents,
+        Version(int(active.readlink().name)) if active.is_symlink() and active.readlink().name.isdecimal() else None,
+    )
+
+
+def _tasks(root: Path) -> Iterator[TaskId]:
+    for path in root.iterdir():
+        with suppress(ValueError):  # as above
+            yield TaskId(UUID(path.name))
 
 
 def _holds(path: Path, content: bytes) -> bool:
@@ -175,6 +233,21 @@ def _temporary(directory: Path) -> Path:
     return directory / f"{_TEMPORARY}{secrets.token_hex(8)}"
 
 
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keeps a put and a removal apart, in other processes too; the kernel frees the lock of one that ends."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _touched_at(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
 def _sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -204,7 +277,7 @@ def _walk(root: Path) -> Iterator[StoredProgram]:
     for path in root.glob(f"*/sha256:*/{_PROGRAM}"):
         with suppress(FileNotFoundError, ValueError, ValidationFailed):  # not everything in there need be ours
             task_id, digest = TaskId(UUID(path.parts[-3])), checked_digest(Digest(path.parts[-2]))
-            yield StoredProgram(task_id, digest, datetime.fromtimestamp(path.stat().st_mtime, UTC))
+            yield StoredProgram(task_id, digest, _touched_at(path))
 
 
 @contextmanager

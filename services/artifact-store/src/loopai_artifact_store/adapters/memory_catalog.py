@@ -18,6 +18,7 @@ from loopai_artifact_store.domain import (
     IdempotencyClaim,
     Page,
     Task,
+    TaskCopy,
     TaskCreation,
     TaskKey,
     TaskState,
@@ -112,6 +113,27 @@ class MemoryCatalog:
     async def examples(self, task_id: TaskId) -> str:
         lists = (text[1:-1] for text in self._record(task_id).examples)
         return f"[{','.join(filter(None, lists))}]"
+
+    async def copy_of(self, task_id: TaskId) -> TaskCopy:
+        record = self._record(task_id)
+        return TaskCopy(
+            record.task,
+            await self.examples(task_id),
+            tuple(record.all_artifacts()),
+            tuple(replace(activation, number=0) for activation in record.activations),
+            tuple(sorted(record.generations.values(), key=lambda generation: generation.id)),
+        )
+
+    async def add_copy(self, copy: TaskCopy, events: Sequence[Event]) -> None:
+        await asyncio.sleep(0)
+        task = copy.task
+        if task.id in self._records or task.name in self._ids:
+            raise TaskAlreadyExists(f"there is a task {task.id}, or one named '{task.name}', already")
+        activations = [replace(activation, number=n) for n, activation in enumerate(copy.activations, start=1)]
+        generations = {generation.id: generation for generation in copy.generations}
+        self._records[task.id] = _Record(task, [copy.examples], list(copy.artifacts), activations, generations)
+        self._ids[task.name] = task.id
+        self._outbox.update({event.id: event for event in events})
 
     async def tasks(
         self, *, after: TaskId | None, limit: int, status: TaskStatus | None, name_prefix: str | None

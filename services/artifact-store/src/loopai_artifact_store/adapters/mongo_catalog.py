@@ -9,6 +9,7 @@ as well as clocks can.
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from itertools import count
 from typing import Any, Final
@@ -30,6 +31,7 @@ from loopai_artifact_store.domain import (
     Generation,
     Page,
     Task,
+    TaskCopy,
     TaskCreation,
     TaskKey,
     TaskState,
@@ -138,6 +140,60 @@ class MongoCatalog(MongoAdapter):
             if not lists:
                 raise task_not_found(task_id)
             return f"[{','.join(filter(None, lists))}]"
+
+    async def copy_of(self, task_id: TaskId) -> TaskCopy:
+        with self._operation("copy_of"):
+            async with self._database.snapshot() as session:
+                known = await self._find_task(task_id, session)
+
+                async def parts(collection: str, order: str) -> list[Document]:
+                    found = self._database[collection].find({"task_id": task_id}, sort=[order], session=session)
+                    return await found.to_list()
+
+                examples = [part["text"][1:-1] for part in await parts("examples", "position")]
+                return TaskCopy(
+                    _task(known),
+                    f"[{','.join(filter(None, examples))}]",
+                    tuple(_artifact(document, known) for document in await parts("artifacts", "version")),
+                    tuple(
+                        replace(_ACTIVATION.validate_python(document), number=0)
+                        for document in await parts("activations", "number")
+                    ),
+                    tuple(
+                        Generation(GenerationId(document["id"]), document["version"])
+                        for document in await parts("generations", "id")
+                    ),
+                )
+
+    async def add_copy(self, copy: TaskCopy, events: Sequence[Event]) -> None:
+        task = copy.task
+
+        async def work(session: AsyncClientSession) -> None:
+            taken = {"$or": [{"_id": task.id}, {"name": task.name}]}
+            if await self._database["tasks"].find_one(taken, {"_id": True}, session=session) is not None:
+                raise TaskAlreadyExists(f"there is a task {task.id}, or one named '{task.name}', already")
+            positions = count(_now())
+            await self._insert(session, "examples", task_id=task.id, position=next(positions), text=copy.examples)
+            activations = [
+                _ACTIVATION.dump_python(activation) | {"task_id": task.id, "number": next(positions)}
+                for activation in copy.activations
+            ]
+            parts: dict[str, list[Document]] = {
+                "artifacts": [_artifact_document(task.id, artifact) for artifact in copy.artifacts],
+                "activations": activations,
+                "generations": [
+                    {"task_id": task.id, "id": made.id, "version": made.version} for made in copy.generations
+                ],
+                "outbox": [_event_document(event) | {"position": next(positions)} for event in events],
+            }
+            for collection, documents in parts.items():
+                if documents:
+                    await self._database[collection].insert_many(documents, session=session)
+            await self._insert(session, "tasks", **_task_document(task), position=next(positions))
+
+        with self._operation("add_copy"):
+            async with self._database.turn(task.name):
+                await self._database.transaction(work)
 
     async def tasks(
         self, *, after: TaskId | None, limit: int, status: TaskStatus | None, name_prefix: str | None

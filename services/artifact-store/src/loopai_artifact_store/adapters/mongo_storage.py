@@ -9,7 +9,7 @@ from pymongo.errors import DuplicateKeyError
 
 from loopai_artifact_store.adapters.mongo import MongoAdapter
 from loopai_artifact_store.domain import checked_digest, digest_of
-from loopai_artifact_store.ports import StoredProgram
+from loopai_artifact_store.ports import Labels, StoredProgram
 from loopai_common.contracts.base import Digest, TaskId, Version
 from loopai_common.errors import ArtifactCorrupt, ArtifactNotFound
 
@@ -44,19 +44,43 @@ class MongoStorage(MongoAdapter):
                 raise ArtifactCorrupt(f"the stored bytes of program {digest} of task {task_id} do not match the digest")
             return content
 
-    async def delete(self, task_id: TaskId, digest: Digest) -> None:
+    async def delete(self, program: StoredProgram) -> None:
+        key = {"task_id": program.task_id, "digest": checked_digest(program.digest)}
         with self._operation("delete"):
-            await self._database["programs"].delete_one({"task_id": task_id, "digest": checked_digest(digest)})
+            await self._database["programs"].delete_one(key | {"touched_at": {"$lte": program.touched_at}})
 
-    async def label(self, task_id: TaskId, version: Version, digest: Digest) -> None:
+    async def label(self, task_id: TaskId, version: Version, digest: Digest, document: str) -> None:
         key = {"task_id": task_id, "name": _label(version)}
-        change = {"$set": {"digest": checked_digest(digest)}}
+        change = {"$set": {"version": version, "digest": checked_digest(digest), "document": document}}
         with self._operation("label"):
             await self._upsert("labels", key, change)
 
     async def label_active(self, task_id: TaskId, version: Version) -> None:
+        key = {"task_id": task_id, "name": "active"}
         with self._operation("label"):
-            await self._upsert("labels", {"task_id": task_id, "name": "active"}, {"$set": {"label": _label(version)}})
+            await self._upsert("labels", key, {"$set": {"label": _label(version), "version": version}})
+
+    async def label_task(self, task_id: TaskId, document: str) -> None:
+        with self._operation("label"):
+            await self._upsert("labels", {"task_id": task_id, "name": "task"}, {"$set": {"document": document}})
+
+    async def labels(self, task_id: TaskId) -> Labels:
+        with self._operation("labels"):
+            found = {label["name"]: label async for label in self._database["labels"].find({"task_id": task_id})}
+        task, active = found.pop("task", {}), found.pop("active", {})
+        versions = {Version(label.get("version", int(name))): label for name, label in found.items()}
+        return Labels(
+            task.get("document"),
+            {version: Digest(label["digest"]) for version, label in versions.items()},
+            {version: label["document"] for version, label in versions.items() if "document" in label},
+            active.get("version"),
+        )
+
+    async def labelled(self) -> AsyncIterator[TaskId]:
+        with self._operation("labelled"):
+            task_ids = await self._database["labels"].distinct("task_id")
+        for task_id in task_ids:
+            yield TaskId(task_id)
 
     async def stored(self) -> AsyncIterator[StoredProgram]:
         columns = {"_id": False, "task_id": True, "digest": True, "touched_at": True}

@@ -5,6 +5,7 @@ that what a decision is made on cannot change before its outcome is stored.
 """
 
 import asyncio
+import errno
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +25,16 @@ _BUSY_POLL_SECONDS = 0.02
 
 
 def prepare(path: Path, migrations: Sequence[str]) -> None:
-    """Makes the file where it is missing and brings its schema up to date, one script a version.
+    """Makes the file, and its directory, where they are missing and brings its schema up to date, one script a version.
 
     Safe for several processes at once. Raises :class:`StoreUnavailable` when the file cannot be written or is newer
     than this program.
     """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+        raise StoreUnavailable(f"its directory cannot be made ({name})") from error
     with _translated(), closing(_connect(path)) as connection:
         _enter_wal_mode(connection)
         with _transaction(connection):
@@ -135,6 +141,16 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+@contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """All reads within see the file as it is at the first of them."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
-from loopai_artifact_store.adapters.sqlite import SqliteFile, moment, prepare
+from loopai_artifact_store.adapters.sqlite import SqliteFile, moment, prepare, snapshot
 from loopai_artifact_store.domain import (
     Activation,
     Artifact,
@@ -22,6 +22,7 @@ from loopai_artifact_store.domain import (
     Origin,
     Page,
     Task,
+    TaskCopy,
     TaskCreation,
     TaskKey,
     TaskState,
@@ -193,13 +194,35 @@ class SqliteCatalog(SqliteFile):
         return await self._read("task", lambda connection: _find_task(connection, key))
 
     async def examples(self, task_id: TaskId) -> str:
-        def work(connection: sqlite3.Connection) -> str:
-            row = connection.execute("SELECT examples FROM examples WHERE task_id = ?", (str(task_id),)).fetchone()
-            if row is None:
-                raise task_not_found(task_id)
-            return str(row["examples"])
+        return await self._read("examples", lambda connection: _find_examples(connection, task_id))
 
-        return await self._read("examples", work)
+    async def copy_of(self, task_id: TaskId) -> TaskCopy:
+        def work(connection: sqlite3.Connection) -> TaskCopy:
+            with snapshot(connection):
+                return _copy_of(connection, task_id)
+
+        return await self._read("copy_of", work)
+
+    async def add_copy(self, copy: TaskCopy, events: Sequence[Event]) -> None:
+        task = copy.task
+
+        def work(connection: sqlite3.Connection) -> None:
+            query = "SELECT 1 FROM tasks WHERE id = ? OR name = ?"
+            if connection.execute(query, (str(task.id), task.name)).fetchone() is not None:
+                raise TaskAlreadyExists(f"there is a task {task.id}, or one named '{task.name}', already")
+            _insert(connection, "tasks", _task_row(task))
+            _insert(connection, "examples", {"task_id": str(task.id), "examples": copy.examples})
+            for artifact in copy.artifacts:
+                _insert(connection, "artifacts", _artifact_row(str(task.id), artifact))
+            for activation in copy.activations:
+                _insert(connection, "activations", _activation_row(str(task.id), activation))
+            for made in copy.generations:
+                row = {"task_id": str(task.id), "id": str(made.id), "version": made.version}
+                _insert(connection, "generations", row)
+            for event in events:
+                _insert(connection, "outbox", _event_row(event))
+
+        await self._write("add_copy", work)
 
     async def tasks(
         self, *, after: TaskId | None, limit: int, status: TaskStatus | None, name_prefix: str | None
@@ -341,6 +364,27 @@ def _find_task(connection: sqlite3.Connection, key: TaskKey) -> Task:
     if row is None:
         raise task_not_found(key)
     return _task(row)
+
+
+def _find_examples(connection: sqlite3.Connection, task_id: TaskId) -> str:
+    row = connection.execute("SELECT examples FROM examples WHERE task_id = ?", (str(task_id),)).fetchone()
+    if row is None:
+        raise task_not_found(task_id)
+    return str(row["examples"])
+
+
+def _copy_of(connection: sqlite3.Connection, task_id: TaskId) -> TaskCopy:
+    values = (str(task_id),)
+    artifacts = connection.execute(f"{_SELECT_ARTIFACT} ORDER BY version", values)
+    activations = connection.execute("SELECT * FROM activations WHERE task_id = ? ORDER BY sequence", values)
+    generations = connection.execute("SELECT * FROM generations WHERE task_id = ? ORDER BY id", values)
+    return TaskCopy(
+        _find_task(connection, task_id),
+        _find_examples(connection, task_id),
+        tuple(map(_artifact, artifacts)),
+        tuple(replace(_activation(row), number=0) for row in activations),
+        tuple(Generation(GenerationId(UUID(row["id"])), row["version"]) for row in generations),
+    )
 
 
 def _find_generation(connection: sqlite3.Connection, task_id: TaskId, generation_id: GenerationId) -> Generation | None:

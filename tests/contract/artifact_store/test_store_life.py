@@ -33,6 +33,7 @@ from loopai_common.contracts.tasks import (
     Rollout,
     TaskArchived,
     TaskStatus,
+    TaskUpdated,
     UpdateTask,
 )
 from loopai_common.errors import (
@@ -374,7 +375,9 @@ class TestGenerating:
         )
         task = await store.get_task(GetTask(task=name))
         assert (task.status, task.total_examples) == (TaskStatus.READY, 2)
-        (event,) = await catalog.pending_events(10)
+        changed, event = await catalog.pending_events(10)
+        assert changed.subject == subjects.TASK_UPDATED
+        assert TaskUpdated.model_validate_json(changed.body).revision == task.revision
         order = GenerateProgram.model_validate_json(event.body)
         assert event.subject == subjects.TASK_GENERATE_COMMAND
         assert (order.task_id, order.generation_id) == (task.id, started.generation_id)

@@ -95,6 +95,11 @@ async def test_a_store_in_order_has_no_problems(damaged: Damaged) -> None:
     assert found.waiting_events == (await damaged.store.catalog.backlog()).events > 0
 
 
+def replace_link(path: Path, target: str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
 def flip_a_bit(d: Damaged) -> None:
     content = bytearray(d.program(1).read_bytes())
     content[5] ^= 1
@@ -143,7 +148,7 @@ PLANTED: dict[str, tuple[str, Callable[[Damaged], object]]] = {
     ),
     "a label of another active version": (
         "wrong_label",
-        lambda d: ((d.artifacts / "active").unlink(), (d.artifacts / "active").symlink_to("versions/000001")),
+        lambda d: replace_link(d.artifacts / "active", "versions/000001"),
     ),
     "a document of a version that is gone": (
         "missing_document",

@@ -66,7 +66,7 @@ def test_unequal_outputs(expected: Any, actual: Any) -> None:
 
 @given(JSON)
 def test_every_output_is_wholly_similar_to_itself(value: Any) -> None:
-    assert [similarity(comparison, value, value) for comparison in Comparison] == [1.0, 1.0, 1.0]
+    assert [similarity(comparison, value, value) for comparison in Comparison] == [1.0] * len(Comparison)
 
 
 @given(JSON, JSON)
@@ -79,7 +79,9 @@ def test_similarity_is_a_share_whichever_output_comes_first(one: Any, other: Any
 
 @given(JSON, JSON)
 def test_outputs_are_wholly_similar_exactly_when_they_are_equal(one: Any, other: Any) -> None:
-    assert [similarity(comparison, one, other) == 1.0 for comparison in Comparison] == [equal_outputs(one, other)] * 3
+    assert [similarity(comparison, one, other) == 1.0 for comparison in Comparison] == [
+        equal_outputs(one, other)
+    ] * len(Comparison)
 
 
 def distance_by_table(one: str, other: str) -> int:
@@ -133,6 +135,28 @@ def test_texts_too_long_to_compare_are_similar_only_when_equal() -> None:
 )
 def test_fuzzy_lets_only_strings_differ_and_the_least_similar_decides(expected: Any, actual: Any, near: float) -> None:
     assert similarity(Comparison.FUZZY, expected, actual) == near
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "near"),
+    [
+        (100, 90, 0.9),
+        (100.0, 125, 0.8),
+        (-10, 10, 0.0),
+        (0, 0.0, 1.0),
+        (0, 1, 0.0),
+        ({"price": 200, "unit": "EUR"}, {"price": 150, "unit": "EUR"}, 0.75),
+        ({"price": 200, "unit": "EUR"}, {"price": 200, "unit": "USD"}, 0.0),
+        ([100, 10], [99, 9], 0.9),
+        (True, 1, 0.0),
+        (10**400, 10**400 - 1, 1.0),
+        ("100", 100, 0.0),
+    ],
+)
+def test_numeric_lets_only_numbers_differ_and_the_least_similar_decides(
+    expected: Any, actual: Any, near: float
+) -> None:
+    assert similarity(Comparison.NUMERIC, expected, actual) == pytest.approx(near)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ SERVICES: Final = {
     "executor": _of_service(
         "executor",
         sends=(subjects.ARTIFACTS_RESOLVE, subjects.ARTIFACTS_RESOLVE_MANY, subjects.PROGRAMS_FETCH),
-        hears=(subjects.ARTIFACT_ACTIVATED, subjects.TASK_ARCHIVED),
+        hears=(subjects.ARTIFACT_ACTIVATED, subjects.TASK_UPDATED, subjects.TASK_ARCHIVED),
         consumes=(subjects.COMMANDS_STREAM, subjects.DEAD_LETTERS_STREAM),
     ),
     "generator-proxy": _of_service(

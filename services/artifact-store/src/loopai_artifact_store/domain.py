@@ -36,6 +36,7 @@ from loopai_common.contracts.tasks import (
     TaskCreated,
     TaskFailed,
     TaskStatus,
+    TaskUpdated,
     UpdateTask,
     task_id_or_none,
 )
@@ -524,7 +525,7 @@ def update(state: TaskState, command: UpdateTask, more: Examples, origin: Origin
     if command.expected_revisions is not None and task.revision not in command.expected_revisions:
         raise PreconditionFailed(f"task '{task.name}' was changed; read it again and decide again")
     said = command.changes.model_dump(exclude={"examples"}, exclude_none=True)
-    return _with_examples(Change(replace(task, **said)), more, state.task, origin)
+    return _told(_with_examples(Change(replace(task, **said)), more, state.task, origin), state.task, origin)
 
 
 def start_generation(
@@ -541,7 +542,16 @@ def start_generation(
         task_id=task.id, generation_id=generation_id, constraints=command.constraints, strategy=command.strategy
     )
     started = Change(task, events=(event(subjects.TASK_GENERATE_COMMAND, task.id, order, origin),))
-    return _with_examples(started, more, state.task, origin)
+    changed = _with_examples(started, more, state.task, origin)
+    return _told(changed, state.task, origin) if more.count else changed
+
+
+def _told(change: Change, before: Task, origin: Origin) -> Change:
+    """``change`` with the event that the task is another one than ``before``; nothing is told of no change."""
+    if change.task == before:
+        return change
+    body = TaskUpdated(task_id=before.id, name=before.name, revision=before.revision + 1)
+    return replace(change, events=(event(subjects.TASK_UPDATED, before.id, body, origin), *change.events))
 
 
 def archive(state: TaskState, origin: Origin) -> Change:

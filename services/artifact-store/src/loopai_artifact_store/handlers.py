@@ -48,6 +48,7 @@ from loopai_common.contracts.tasks import (
     TaskPage,
     TaskSpecification,
     TaskSummary,
+    TaskUpdated,
     UpdateTask,
 )
 from loopai_common.runtime.broker import Bus, message_id
@@ -181,6 +182,10 @@ def follow_other_instances(bus: Bus, catalog: CachedCatalog) -> None:
     @bus.on_every_instance(subjects.TASK_CREATED)
     async def task_created(event: TaskCreated) -> None:
         await catalog.hear_of(event.task_id, name=event.name)
+
+    @bus.on_every_instance(subjects.TASK_UPDATED)
+    async def task_updated(event: TaskUpdated) -> None:
+        await catalog.hear_of(event.task_id)
 
     @bus.on_every_instance(subjects.TASK_FAILED)
     async def task_failed(event: TaskFailed) -> None:

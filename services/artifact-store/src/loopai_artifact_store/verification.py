@@ -20,6 +20,7 @@ _EVENTS_CHECKED: Final = 10_000
 _SUBJECTS: Final = frozenset(
     {
         subjects.TASK_CREATED,
+        subjects.TASK_UPDATED,
         subjects.TASK_FAILED,
         subjects.TASK_ARCHIVED,
         subjects.TASK_GENERATE_COMMAND,

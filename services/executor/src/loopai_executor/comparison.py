@@ -1,6 +1,6 @@
 """When the output of a program counts as the expected one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from loopai_common.contracts.tasks import Comparison
@@ -17,13 +17,16 @@ def similarity(comparison: Comparison, expected: Any, actual: Any) -> float:
     """How near two JSON values are, from 0.0 (nothing fits) to 1.0 (all does).
 
     ``exact``: 1.0 for equal outputs, else 0.0. ``fuzzy``: that of the least similar strings, provided that everything
-    else is equal. ``structured``: the share of the fields that are equal, of those in either value.
+    else is equal. ``numeric``: that of the least similar numbers, likewise. ``structured``: the share of the fields
+    that are equal, of those in either value.
     """
     match comparison:
         case Comparison.EXACT:
             return float(equal_outputs(expected, actual))
         case Comparison.FUZZY:
-            return _fuzzy(expected, actual)
+            return _least(text_similarity, str, expected, actual)
+        case Comparison.NUMERIC:
+            return _least(number_similarity, (int, float), expected, actual)
         case Comparison.STRUCTURED:
             return _structured(expected, actual)
 
@@ -49,6 +52,14 @@ def text_similarity(one: str, other: str) -> float:
     return 0.0 if longest > MAX_FUZZY_CHARACTERS else (longest - edit_distance(one, other)) / longest
 
 
+def number_similarity(one: float, other: float) -> float:
+    """1 minus the difference over the larger magnitude, at least 0.0; 1.0 for equal numbers."""
+    if equal_outputs(one, other):
+        return 1.0
+    largest = max(abs(one), abs(other))
+    return max(0.0, 1.0 - abs(one - other) / largest)
+
+
 def edit_distance(one: str, other: str) -> int:
     """The Levenshtein distance: the least number of characters to insert, delete or replace.
 
@@ -71,17 +82,21 @@ def edit_distance(one: str, other: str) -> int:
     return distance
 
 
-def _fuzzy(expected: Any, actual: Any) -> float:
-    if isinstance(expected, str) and isinstance(actual, str):
-        return text_similarity(expected, actual)
+def _least(similar: Callable[[Any, Any], float], kinds: type | tuple[type, ...], expected: Any, actual: Any) -> float:
+    """The least similarity of the values of ``kinds`` at the same places; 0.0 where anything else differs."""
+    if isinstance(expected, bool) or isinstance(actual, bool):
+        return float(expected is actual)
+    if isinstance(expected, kinds) and isinstance(actual, kinds):
+        return similar(expected, actual)
     if isinstance(expected, dict) and isinstance(actual, dict):
         if expected.keys() != actual.keys():
             return 0.0
-        return min((_fuzzy(value, actual[key]) for key, value in expected.items()), default=1.0)
+        return min((_least(similar, kinds, value, actual[key]) for key, value in expected.items()), default=1.0)
     if isinstance(expected, list) and isinstance(actual, list):
         if len(expected) != len(actual):
             return 0.0
-        return min(map(_fuzzy, expected, actual), default=1.0)
+        pairs = zip(expected, actual, strict=True)
+        return min((_least(similar, kinds, one, other) for one, other in pairs), default=1.0)
     return float(equal_outputs(expected, actual))
 
 

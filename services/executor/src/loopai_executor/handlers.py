@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import ArtifactActivated
 from loopai_common.contracts.execution import CheckProgram, CheckReport
-from loopai_common.contracts.tasks import TaskArchived
+from loopai_common.contracts.tasks import TaskArchived, TaskUpdated
 from loopai_common.errors import PayloadTooLarge, ValidationFailed
 from loopai_common.runtime import context
 from loopai_common.runtime.broker import Bus, message_id
@@ -68,9 +68,13 @@ def register(bus: Bus, service: ExecutionService, commands: CommandService) -> N
     async def activated(event: ArtifactActivated) -> None:
         await service.follow(event)
 
+    @bus.on_every_instance(subjects.TASK_UPDATED)
+    async def updated(event: TaskUpdated) -> None:
+        service.follow_task(event)
+
     @bus.on_every_instance(subjects.TASK_ARCHIVED)
     async def archived(event: TaskArchived) -> None:
-        service.follow_archived(event)
+        service.follow_task(event)
 
 
 async def _undecoded(message: StreamMessage[Msg]) -> Msg:

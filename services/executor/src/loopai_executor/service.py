@@ -39,7 +39,7 @@ from loopai_common.contracts.frames import (
     FrameItem,
     FramePart,
 )
-from loopai_common.contracts.tasks import Comparison, TaskArchived
+from loopai_common.contracts.tasks import Comparison, TaskArchived, TaskUpdated
 from loopai_common.errors import ERRORS_BY_CODE, Internal, LoopaiError, MalformedJson, ValidationFailed, Violation
 from loopai_common.identifiers import new_id
 from loopai_common.runtime import context
@@ -164,8 +164,8 @@ class ExecutionService:
         for program in (found.active, found.candidate) if isinstance(found, Split) else (found,):
             self._pool.warm(program)
 
-    def follow_archived(self, event: TaskArchived) -> None:
-        """A task ended: its next request asks the store, which refuses it."""
+    def follow_task(self, event: TaskUpdated | TaskArchived) -> None:
+        """A task was changed, or ended: its next request asks the store, which tells what it is now or refuses it."""
         self._catalogue.forget_task(str(event.task_id), event.name)
 
     async def close(self) -> None:

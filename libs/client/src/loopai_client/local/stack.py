@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,9 @@ DEFAULT_DATA_DIR: Final = Path(".loopai")
 DEFAULT_PORT: Final = 8080
 
 _LOOPBACK: Final = "127.0.0.1"
+# The learner needs a minute for ten thousand examples of many labels, which a generator that is far away may not take.
+_LEARNING: Final = {"LOOPAI_GENERATOR_LEARN_TIMEOUT_SECONDS": "85"}
+_PATIENCE: Final = {"LOOPAI_GENERATOR_PROXY_ATTEMPT_TIMEOUT_SECONDS": "90"}
 _EVERY_ADDRESS: Final = {"0.0.0.0": _LOOPBACK, "::": "::1"}
 
 
@@ -83,7 +87,7 @@ class Stack:
         built_in = f"http://{_LOOPBACK}:{generator_port}"
         return [
             self._service("artifact-store", free_port(), **_backends(settings)),
-            self._service("generator", generator_port),
+            self._service("generator", generator_port, **_unless_set(_LEARNING)),
             self._service("executor", free_port(), **_sandbox(), **_workers("executor", settings.executor_workers)),
             self._service("generator-proxy", free_port(), **_generators(settings.generator_url, built_in)),
             self._api(settings),
@@ -132,8 +136,12 @@ def _backends(settings: StackSettings) -> dict[str, str]:
 
 def _generators(outside: str | None, built_in: str) -> dict[str, str]:
     if outside is None:
-        return {"GENERATOR_URL": built_in}
+        return {"GENERATOR_URL": built_in, **_unless_set(_PATIENCE)}
     return {"GENERATOR_URL": outside, "LOOPAI_GENERATOR_PROXY_FALLBACK_GENERATOR_URL": built_in}
+
+
+def _unless_set(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in settings.items() if name not in os.environ}
 
 
 def _sandbox() -> dict[str, str]:

@@ -66,6 +66,7 @@ from loopai_common.contracts.tasks import (
     TaskPage,
     TaskSpecification,
     TaskSummary,
+    TaskUpdated,
     UpdateTask,
 )
 
@@ -137,6 +138,7 @@ CHANNELS: Final = (
     Channel(subjects.TASK_GENERATE_COMMAND, Kind.COMMAND, "generator-proxy", (GenerateProgram,)),
     Channel(subjects.EXECUTE_COMMAND, Kind.COMMAND, "executor", (ExecuteCommand,)),
     _event(subjects.TASK_CREATED, TaskCreated),
+    _event(subjects.TASK_UPDATED, TaskUpdated),
     _event(subjects.TASK_FAILED, TaskFailed),
     _event(subjects.TASK_ARCHIVED, TaskArchived),
     _event(subjects.ARTIFACT_PUBLISHED, ArtifactPublished),

@@ -41,6 +41,7 @@ EXECUTE_COMMAND: Final = "loopai.cmd.v1.execute"
 
 # Events: facts.
 TASK_CREATED: Final = "loopai.evt.v1.task.created"
+TASK_UPDATED: Final = "loopai.evt.v1.task.updated"
 TASK_FAILED: Final = "loopai.evt.v1.task.failed"
 TASK_ARCHIVED: Final = "loopai.evt.v1.task.archived"
 ARTIFACT_PUBLISHED: Final = "loopai.evt.v1.artifact.published"

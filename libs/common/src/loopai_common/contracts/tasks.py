@@ -42,12 +42,14 @@ class Comparison(StrEnum):
 
     ``exact``: equal; numbers within 1e-9, object keys in any order. ``fuzzy``: the same, but strings (in objects and
     lists too) need only be similar: 1 minus their edit distance over the longer one's length reaches the threshold.
+    ``numeric``: the same, but numbers need only be near: 1 minus their difference over the larger magnitude reaches it.
     ``structured``: the share of the fields that are equal reaches the threshold. A field is a value that holds no
     others, wherever it stands; one too many counts like a wrong one.
     """
 
     EXACT = "exact"
     FUZZY = "fuzzy"
+    NUMERIC = "numeric"
     STRUCTURED = "structured"
 
 
@@ -249,6 +251,14 @@ class TaskCreated(Contract):
     task_id: TaskId
     name: str
     generation_id: GenerationId
+
+
+class TaskUpdated(Contract):
+    """Event: what was asked for in the task was changed; what it is now has this ``revision``, or a later one."""
+
+    task_id: TaskId
+    name: str
+    revision: int
 
 
 class TaskArchived(Contract):

@@ -44,11 +44,11 @@ def event_routes(prefix: str, streams: EventStreams) -> APIRouter:
     )
     async def follow_task(task: str, request: Request) -> Response:
         """Server-sent events (`text/event-stream`) of the task's life. The first one, `task`, is its present state, as
-        in a list. Then come `task.created`, `task.failed`, `task.archived`, `artifact.published`, `artifact.activated`
-        and `artifact.rolled_back` as they happen: `data` is the event in JSON, `id` is the same for every copy of it. A
-        generation that made no version is told as `task.failed`, whether the task goes on being `ready` or not; its
-        `fallback_version` is the earlier version that stands in, if any. A
-        comment every 15 seconds keeps the connection open.
+        in a list. Then come `task.created`, `task.updated`, `task.failed`, `task.archived`, `artifact.published`,
+        `artifact.activated` and `artifact.rolled_back` as they happen: `data` is the event in JSON, `id` is the same
+        for every copy of it. A generation that made no version is told as `task.failed`, whether the task goes on being
+        `ready` or not; its `fallback_version` is the earlier version that stands in, if any. A comment every 15 seconds
+        keeps the connection open.
 
         Connecting again with `Last-Event-ID` goes on behind that event; where it is not known any more, with `task`.
         """

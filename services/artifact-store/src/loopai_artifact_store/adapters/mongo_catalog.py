@@ -191,9 +191,8 @@ class MongoCatalog(MongoAdapter):
                     await self._database[collection].insert_many(documents, session=session)
             await self._insert(session, "tasks", **_task_document(task), position=next(positions))
 
-        with self._operation("add_copy"):
-            async with self._database.turn(task.name):
-                await self._database.transaction(work)
+        async with self._operation_in_turn("add_copy", task.name):
+            await self._database.transaction(work)
 
     async def tasks(
         self, *, after: TaskId | None, limit: int, status: TaskStatus | None, name_prefix: str | None
@@ -324,8 +323,8 @@ class MongoCatalog(MongoAdapter):
     async def _insert(self, session: AsyncClientSession, collection: str, /, **document: Any) -> None:
         await self._database[collection].insert_one(document, session=session)
 
-    async def _find_task(self, key: TaskKey) -> Document:
-        return _existing(key, await self._database["tasks"].find_one(_named(key)))
+    async def _find_task(self, key: TaskKey, session: AsyncClientSession | None = None) -> Document:
+        return _existing(key, await self._database["tasks"].find_one(_named(key), session=session))
 
     async def _hold_task(self, key: TaskKey, session: AsyncClientSession) -> Document:
         """The task, which until the end of the transaction nobody else can hold."""

@@ -61,7 +61,8 @@ def pages() -> list[str]:
 
 def blocks(page: str) -> Iterator[Block]:
     """The blocks of a page in their order; a comment ``<!-- not run: reason -->`` belongs to the block below it."""
-    reason, opened, language, text = None, 0, "", []
+    reason, opened, language = None, 0, ""
+    text: list[str] = []
     for number, line in enumerate((ROOT / page).read_text().splitlines(), start=1):
         fence = _FENCE.match(line)
         if opened and fence:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import typer
@@ -31,17 +32,13 @@ SETTINGS: Final[Mapping[str, type[ServiceSettings]]] = {
     "artifact-store": ArtifactStoreSettings,
     "generator": GeneratorSettings,
 }
-COMPOSE_VARIABLES: Final = {
-    "LOOPAI_VERSION": "Tag of the images that Compose runs.",
-    "LOOPAI_PORT": "Port on this machine that Compose publishes the API at.",
-    "LOOPAI_DEBUG_PORT": "Port on this machine that `compose/development.yaml` publishes NATS at.",
-}
-"""What only ``compose/*.yaml`` reads."""
 CLIENT_VARIABLES: Final = {
     "LOOPAI_URL": "Where the `loopai` command and the Python client find the API.",
     "LOOPAI_API_KEY": "The key that they send.",
 }
+_COMPOSE: Final = Path(__file__).parents[2] / "compose"
 _NOTE: Final = "Written by `make contracts` from the code; do not edit."
+_SUBSTITUTED: Final = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _LINE: Final = 80
 _EVERYWHERE: Final = frozenset({"401", "403", "406", "408", "429", "431", "500", "503", "504"})
 
@@ -104,7 +101,7 @@ def _operation(method: str, path: str, operation: Document, v1: Document) -> str
         text += "\n" + _table(("parameter", "in", "type", "meaning"), rows)
     for media_type, body in operation.get("requestBody", {}).get("content", {}).items():
         text += f"\nBody, `{media_type}`: {_type(body['schema'])}\n\n{_example(body)}"
-    rows = [
+    answers = [
         (
             f"{status}{'' if status in first else ' (`v2`)'}",
             " or ".join({_type(b["schema"]): None for b in answer.get("content", {}).values()}),
@@ -113,7 +110,7 @@ def _operation(method: str, path: str, operation: Document, v1: Document) -> str
         for status, answer in sorted(operation["responses"].items())
         if status not in _EVERYWHERE
     ]
-    text += "\n" + _table(("answer", "body", "meaning"), rows)
+    text += "\n" + _table(("answer", "body", "meaning"), answers)
     success = next(a for status, a in sorted(operation["responses"].items()) if status < "300")
     for body in list(success.get("content", {}).values())[:1]:
         text += "\n" + _example(body)
@@ -321,7 +318,7 @@ def settings_markdown() -> str:
 
 Each service reads its settings from environment variables, once, when it starts. An unknown name under a service's
 prefix and a bad value are refused with a sentence that says what is allowed (exit code 2). `make up` and `loopai up`
-hand their environment to every service.
+hand their environment to every service. What the Compose files alone read is in [Compose](../compose.md#settings).
 
 A variable whose name ends with `_FILE` names a file that holds the value. That is how secrets are handed over:
 `LOOPAI_API_NATS_URL_FILE=/run/secrets/nats-url`.
@@ -337,8 +334,19 @@ Where there is a second name, it sets the value for all services, and a service'
         own = {n: f for n, f in kind.model_fields.items() if n not in shared or _default(f) != _default(shared[n])}
         text += f"\n## {service}\n\n{_settings_table(own, PREFIXES[service])}"
     text += f"\n## Clients\n\n{_table(('variable', 'meaning'), [(f'`{n}`', m) for n, m in CLIENT_VARIABLES.items()])}"
-    text += f"\n## Compose\n\n{_table(('variable', 'meaning'), [(f'`{n}`', m) for n, m in COMPOSE_VARIABLES.items()])}"
     return text
+
+
+def compose_variables() -> dict[str, str]:
+    """Variable → default of what the Compose files alone read."""
+    found = [pair for file in sorted(_COMPOSE.glob("*.yaml")) for pair in _SUBSTITUTED.findall(file.read_text())]
+    taken = {
+        variable
+        for service, kind in SETTINGS.items()
+        for name, field in kind.model_fields.items()
+        for variable in variables_of(name, field, PREFIXES[service])
+    }
+    return {name: default for name, default in found if name not in taken}
 
 
 def _settings_table(fields: Mapping[str, FieldInfo], prefix: str) -> str:
@@ -386,9 +394,9 @@ def env_example() -> str:
     text += "\n# --- every service\n"
     for name, field in common.items():
         text += _variable(variables_of(name, field, "")[1], _default(field), field.description or "")
-    for title, variables in (("clients", CLIENT_VARIABLES), ("Compose", COMPOSE_VARIABLES)):
-        text += f"\n# --- {title}\n" + "".join(_variable(n, "", meaning) for n, meaning in variables.items())
-    return text
+    text += "\n# --- clients\n" + "".join(_variable(name, "", meaning) for name, meaning in CLIENT_VARIABLES.items())
+    text += "\n# --- Compose, see docs/compose.md\n"
+    return text + "".join(f"#{name}={default}\n" for name, default in compose_variables().items())
 
 
 def _variable(name: str, default: str, meaning: str) -> str:

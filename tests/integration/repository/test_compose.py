@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from loopai_client.local.deployment import make_secrets
-from loopai_common.runtime.settings import load_settings
+from loopai_common.runtime.settings import PREFIXES, load_settings, variables_of
 from tests.support.reference import SETTINGS
 
 ROOT = Path(__file__).parents[3]
@@ -27,10 +27,11 @@ def read(name: str) -> dict[str, Any]:
     return loaded
 
 
+FILES = sorted(FOLDER.glob("*.yaml"))
 PRODUCT = read("compose.yaml")
 DEVELOPMENT = read("development.yaml")
 
-every_file = pytest.mark.parametrize("file", [PRODUCT, DEVELOPMENT], ids=["compose", "development"])
+every_file = pytest.mark.parametrize("file", [read(path.name) for path in FILES], ids=[path.stem for path in FILES])
 
 
 def resolved(text: str) -> str:
@@ -70,7 +71,11 @@ def made(secrets: Path, service: str, path: str) -> Path:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_services_take_their_variables_and_find_their_secrets(secrets: Path, service: str) -> None:
-    environment = {k: resolved(str(v)) for k, v in PRODUCT["services"][service].get("environment", {}).items()}
+    given = PRODUCT["services"][service].get("environment", {})
+    known = {v for n, f in SETTINGS[service].model_fields.items() for v in variables_of(n, f, PREFIXES[service])}
+    handed_on = {name for name, value in given.items() if value is None}
+    assert handed_on <= known
+    environment = {name: resolved(given[name]) for name in given.keys() - handed_on}
     for name, value in environment.items():
         if name.endswith("_FILE"):
             environment[name] = str(made(secrets, service, value))
@@ -104,7 +109,7 @@ def test_a_service_mounts_the_secrets_of_nobody_else() -> None:
 @every_file
 def test_images_are_built_from_stages_that_exist(file: dict[str, Any]) -> None:
     for name, service in file["services"].items():
-        build = {**PRODUCT["services"][name].get("build", {}), **service.get("build", {})}
+        build = {**PRODUCT["services"].get(name, {}).get("build", {}), **service.get("build", {})}
         if "build" in service:
             assert (FOLDER / build["context"]).resolve() == ROOT
             assert build["target"] in stages(ROOT / build["dockerfile"]), name
@@ -126,10 +131,10 @@ def test_images_have_a_tag_that_does_not_move(file: dict[str, Any]) -> None:
 def test_networks_volumes_and_services_that_are_named_are_declared(file: dict[str, Any]) -> None:
     declared = {source for name in PRODUCT["services"] for source, _ in volumes(name) if not source.startswith(".")}
     assert declared == set(PRODUCT["volumes"])
+    services, networks = {*PRODUCT["services"], *file["services"]}, {*PRODUCT["networks"], *file.get("networks", ())}
     for name, service in file["services"].items():
-        assert name in PRODUCT["services"]
-        assert set(service.get("networks", ())) <= set(PRODUCT["networks"]), name
-        assert set(service.get("depends_on", ())) <= set(PRODUCT["services"]), name
+        assert set(service.get("networks", ())) <= networks, name
+        assert set(service.get("depends_on", ())) <= services, name
 
 
 @pytest.mark.parametrize("development", [False, True], ids=["compose", "development"])
@@ -170,8 +175,8 @@ def test_changed_sources_go_where_the_development_image_imports_them_from(servic
 
 
 def test_variables_are_explained() -> None:
-    text = (FOLDER / "compose.yaml").read_text() + (FOLDER / "development.yaml").read_text()
-    names = {name for name, _ in _VARIABLE.findall(text)}
+    names = {name for path in FILES for name, _ in _VARIABLE.findall(path.read_text())}
     assert len(names) > 4
-    for page in ("docs/compose.md", ".env.example"):
-        assert [name for name in names if name not in (ROOT / page).read_text()] == [], page
+    documents = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    for text in (documents, (ROOT / ".env.example").read_text()):
+        assert [name for name in sorted(names) if name not in text] == []

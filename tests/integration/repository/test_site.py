@@ -9,8 +9,10 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from markdown.extensions.toc import slugify
 
 from tests.support.browser import browsing
+from tests.support.documentation import pages
 from tests.support.site import on_page_markdown
 
 ROOT = Path(__file__).parents[3]
@@ -61,6 +63,19 @@ async def test_diagrams_are_drawn_and_the_search_finds(site: Path) -> None:
                 assert visit.elsewhere == visit.errors == []
         finally:
             server.shutdown()
+
+
+@pytest.mark.parametrize("page", pages())
+def test_links_lead_to_files_and_headings_that_exist(page: str) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        name, _, heading = target.partition("#")
+        if "://" in name:
+            continue
+        file = (ROOT / page).parent / name if name else ROOT / page
+        assert file.exists(), target
+        headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE) if heading else ()
+        assert not heading or heading in {slugify(found, "-") for found in headings}, target
 
 
 @pytest.mark.parametrize(

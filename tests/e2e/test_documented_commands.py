@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.documentation import ROOT, blocks, pages, run
+from tests.support.documentation import ROOT, blocks, blocks_in, pages, run, run_blocks
 
 BY_THEIR_OWN_TESTS = {"docs/backup.md": "tests/integration/artifact_store/test_store_commands.py"}
 COMMANDS = [page for page in pages() if any(block.reason is None for block in blocks(page))]
@@ -47,6 +47,22 @@ def test_commands_of_a_page_run_in_their_order(page: str, url: str, home: Path) 
 @pytest.mark.parametrize("page", [page for page in COMMANDS if page in BY_THEIR_OWN_TESTS])
 def test_other_pages_have_a_test_of_their_own(page: str) -> None:
     assert Path(page).name in (ROOT / BY_THEIR_OWN_TESTS[page]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("markdown", "complaint"),
+    [
+        ("```sh\nfalse\n```", "made-up.md:1 exits with 1"),
+        ("```sh\ntrue\n```\n```sh\ncurl -s localhost:8080/api/v1/tasks/nobody\n```", "task_not_found"),
+        ("```console\n$ echo yes\nno\n```", "made-up.md:1 shows"),
+        ("```python\nraise SystemExit(3)\n```", "exits with 3"),
+    ],
+)
+def test_a_command_that_fails_or_prints_something_else_is_found(
+    markdown: str, complaint: str, url: str, home: Path
+) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        run_blocks(list(blocks_in("made-up.md", markdown)), url, home)
 
 
 def test_blocks_that_are_not_run_say_why() -> None:

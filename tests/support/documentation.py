@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).parents[2]
 SHELL = frozenset({"bash", "sh", "console"})
@@ -17,7 +18,7 @@ _FENCE = re.compile(r"^ *```(\w*)")
 _NOT_RUN = re.compile(r"<!-- not run: (.+?) -->")
 _ADDRESS = re.compile(r"(?:localhost|127\.0\.0\.1):8080")
 _MARK = "\x1e"
-_LONGEST_SECONDS = 120
+_LONGEST_SECONDS = 300
 _OUT_OF_SIGHT = frozenset({".git", ".venv", ".servers", ".loopai", "build", "node_modules"})
 
 
@@ -38,9 +39,9 @@ class Block:
     def commands(self) -> str:
         """What a person would type."""
         if self.language == "python":
-            return f"python - <<'END OF BLOCK'\n{self.text}\nEND OF BLOCK"
+            return f"python - <<'END OF BLOCK'\n{dedent(self.text)}\nEND OF BLOCK"
         if self.language != "console":
-            return self.text
+            return dedent(self.text)
         return "\n".join(line[2:] for line in self.text.splitlines() if line.startswith("$ "))
 
     @property
@@ -59,11 +60,16 @@ def pages() -> list[str]:
     return found
 
 
-def blocks(page: str) -> Iterator[Block]:
-    """The blocks of a page in their order; a comment ``<!-- not run: reason -->`` belongs to the block below it."""
+def blocks(page: str) -> list[Block]:
+    """The blocks of a page in their order."""
+    return list(blocks_in(page, (ROOT / page).read_text()))
+
+
+def blocks_in(page: str, markdown: str) -> Iterator[Block]:
+    """The blocks of a text in their order; a comment ``<!-- not run: reason -->`` belongs to the block below it."""
     reason, opened, language = None, 0, ""
     text: list[str] = []
-    for number, line in enumerate((ROOT / page).read_text().splitlines(), start=1):
+    for number, line in enumerate(markdown.splitlines(), start=1):
         fence = _FENCE.match(line)
         if opened and fence:
             if language in LANGUAGES:
@@ -84,7 +90,11 @@ def run(page: str, url: str, directory: Path) -> None:
     The documents say ``localhost:8080``; here that is the address in ``url``. ``curl`` fails on an answer that is an
     error.
     """
-    todo = [block for block in blocks(page) if block.reason is None]
+    run_blocks([block for block in blocks(page) if block.reason is None], url, directory)
+
+
+def run_blocks(todo: list[Block], url: str, directory: Path) -> None:
+    """As :func:`run`, for some blocks."""
     script = "".join(f"printf '{_MARK}{block.line}\\n'\n{block.commands}\n" for block in todo)
     script = _ADDRESS.sub(url.removeprefix("http://"), script)
     (directory / ".curlrc").write_text("fail-with-body\n")
@@ -104,8 +114,8 @@ def run(page: str, url: str, directory: Path) -> None:
         timeout=_LONGEST_SECONDS,
     )
     said = dict(part.split("\n", 1) for part in done.stdout.split(_MARK)[1:])
-    last = f"{page}:{next(reversed(said), '0')}"
-    assert done.returncode == 0, f"{last} exits with {done.returncode}\n{said.get(last.partition(':')[2])}{done.stderr}"
+    last = next(block for block in reversed(todo) if str(block.line) in said)
+    assert done.returncode == 0, f"{last} exits with {done.returncode}\n{said[str(last.line)]}{done.stderr}"
     for block in todo:
         wanted, got = block.output, said[str(block.line)]
         matches = wanted is None or doctest.OutputChecker().check_output(wanted, got, doctest.ELLIPSIS)

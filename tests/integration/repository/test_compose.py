@@ -165,6 +165,7 @@ def test_changed_sources_go_where_the_development_image_imports_them_from(servic
     assert developed["image"].endswith("-dev")
     assert developed["read_only"] is False
     stage = stages(ROOT / "services" / service / "Dockerfile")["development"]
+    assert "RUN chown -R 65532:65532 /src" in stage
     watched = {rule["target"]: rule["path"] for rule in developed["develop"]["watch"] if "target" in rule}
     python_path = re.findall(r"PYTHONPATH=(\S+)", stage)[0].split(":")
     assert set(watched) == set(python_path)

@@ -61,7 +61,7 @@ unit: $(DEV)
 contract: $(DEV)
 	@$(BIN)/pytest -q -n 2 tests/contract
 
-contracts: $(DEV) ## Write the documents that are made from the code: OpenAPI, AsyncAPI, JSON Schemas, reference pages
+contracts: $(DEV) ## Write the documents that are made from the code: OpenAPI, AsyncAPI, JSON Schemas, reference pages, metrics
 	@$(BIN)/python -m tests.support.contracts
 
 docs: $(DEV) ## Build the documentation site into build/site

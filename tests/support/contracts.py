@@ -13,6 +13,7 @@ from loopai_api.settings import ApiSettings
 from loopai_api.versions import VERSIONS
 from loopai_common.asyncapi import asyncapi_document, message_schemas
 from loopai_common.permissions import nats_authorization
+from tests.support.metrics import metrics_markdown
 from tests.support.reference import reference_pages
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,7 @@ def documents() -> dict[str, str]:
         **{f"tests/contract/api/openapi-{name}.json": _json(document) for name, document in openapi.items()},
         **reference_pages(openapi["v1"], openapi["v2"]),
         "docs/errors.md": errors_markdown(),
+        "docs/metrics.md": metrics_markdown(),
         "docs/contracts/nats-users.conf": nats_authorization(),
         "docs/contracts/asyncapi.json": _json(asyncapi_document()),
         **{f"{SCHEMAS}/{name}.json": _json(schema) for name, schema in message_schemas().items()},

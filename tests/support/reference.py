@@ -32,6 +32,9 @@ SETTINGS: Final[Mapping[str, type[ServiceSettings]]] = {
     "artifact-store": ArtifactStoreSettings,
     "generator": GeneratorSettings,
 }
+TRACE_VARIABLES: Final = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "Where traces go, over OTLP/HTTP; without it there are none. See docs/observability.md.",
+}
 CLIENT_VARIABLES: Final = {
     "LOOPAI_URL": "Where the `loopai` command and the Python client find the API.",
     "LOOPAI_API_KEY": "The key that they send.",
@@ -333,6 +336,7 @@ Where there is a second name, it sets the value for all services, and a service'
     for service, kind in SETTINGS.items():
         own = {n: f for n, f in kind.model_fields.items() if n not in shared or _default(f) != _default(shared[n])}
         text += f"\n## {service}\n\n{_settings_table(own, PREFIXES[service])}"
+    text += f"\n## Traces\n\nOpenTelemetry's own variables: [observability](../observability.md#traces).\n"
     text += f"\n## Clients\n\n{_table(('variable', 'meaning'), [(f'`{n}`', m) for n, m in CLIENT_VARIABLES.items()])}"
     return text
 
@@ -394,6 +398,7 @@ def env_example() -> str:
     text += "\n# --- every service\n"
     for name, field in common.items():
         text += _variable(variables_of(name, field, "")[1], _default(field), field.description or "")
+    text += "".join(_variable(name, "", meaning) for name, meaning in TRACE_VARIABLES.items())
     text += "\n# --- clients\n" + "".join(_variable(name, "", meaning) for name, meaning in CLIENT_VARIABLES.items())
     text += "\n# --- Compose, see docs/compose.md\n"
     return text + "".join(f"#{name}={default}\n" for name, default in compose_variables().items())

@@ -62,6 +62,17 @@ class LocalStack:
         return self._stack.nats_url
 
     @property
+    def operations_urls(self) -> dict[str, str]:
+        """Where each service tells its health and metrics, by its name."""
+        ports = {
+            name: value
+            for name, process in self._stack.supervisor.processes.items()
+            for variable, value in process.spec.environment.items()
+            if variable == f"LOOPAI_{name.replace('-', '_').upper()}_PORT"
+        }
+        return {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+
+    @property
     def logs(self) -> Path:
         """The directory of the log files, one a service."""
         return self._stack.logs

@@ -40,6 +40,10 @@ metadata:
 data:
   LOOPAI_LOG_FORMAT: json
   LOOPAI_LOG_LEVEL: {{ $root.Values.logLevel }}
+  {{- with $root.Values.traces.endpoint }}
+  OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
+  OTEL_TRACES_SAMPLER_ARG: {{ $root.Values.traces.share | quote }}
+  {{- end }}
   {{- range $field, $value := $settings }}
   {{ $prefix }}{{ upper $field }}: {{ include "loopai.text" $value | quote }}
   {{- end }}
@@ -79,7 +83,7 @@ spec:
         {{- end }}
       annotations:
         # New settings start new pods.
-        loopai/settings: {{ toJson (list $settings $root.Values.logLevel $root.Values.connections) | sha256sum }}
+        loopai/settings: {{ toJson (list $settings $root.Values.logLevel $root.Values.traces $root.Values.connections) | sha256sum }}
         {{- with $values.podAnnotations }}
         {{- toYaml . | nindent 8 }}
         {{- end }}

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from loopai_artifact_store.settings import ArtifactStoreSettings
 from loopai_common.contracts import subjects
 from loopai_common.keys import Scope, decode_keys, verified
 from loopai_common.runtime.settings import ServiceSettings, SettingsError, load_settings
+from loopai_common.runtime.tracing import wanted_share
 from loopai_executor.handlers import COMMANDS_CONSUMER
 from loopai_executor.settings import ExecutorSettings
 from loopai_generator.settings import GeneratorSettings
@@ -354,29 +354,25 @@ def test_monitors_and_rules_reach_prometheus(chart: Chart) -> None:
     assert rules["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
 
 
-def test_alerts_ask_for_metrics_that_exist() -> None:
-    sources = [*ROOT.glob("libs/*/src/**/*.py"), *ROOT.glob("services/*/src/**/*.py")]
-    declared = {name for path in sources for name in re.findall(r'"(loopai_[a-z_]+)"', path.read_text())}
-    declared = {name.removesuffix("_total") for name in declared}
-    groups = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["groups"]
-    rules = [rule for group in groups for rule in group["rules"]]
-    asked = {name for rule in rules for name in re.findall(r"loopai_[a-z_]+", rule["expr"])}
-    assert len(asked) > 10
-    assert {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in asked} <= declared
-    for rule in rules:
-        assert rule["labels"]["severity"] in {"critical", "warning"}
-        assert rule["annotations"]["summary"]
+def test_spans_leave_every_service_for_the_collector_and_nothing_else_does(chart: Chart) -> None:
+    with_traces = chart.render({"traces": {"endpoint": "http://collector.monitoring:4318", "share": 0.5}})
+    without = chart.render()
+    for service in SETTINGS:
+        variables = environment(with_traces, service)
+        assert variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.monitoring:4318"
+        assert wanted_share(variables) == 0.5
+        assert "OTEL_EXPORTER_OTLP_ENDPOINT" not in environment(without, service)
+        policies = [named(r, "NetworkPolicy", f"rel-loopai-{service}") for r in (with_traces, without)]
+        ((port, place),) = set(egress(policies[0])) - set(egress(policies[1]))
+        assert (port, '"kubernetes.io/metadata.name": "monitoring"' in place) == (4318, True)
 
 
-def test_dashboards_are_found_by_grafana(chart: Chart, tmp_path: Path) -> None:
-    (chart.path / "files" / "dashboards" / "a.json").write_text('{"title": "{{ not a template }}"}')
-    try:
-        rendered = chart.render({"monitoring": {"dashboards": True}})
-    finally:
-        (chart.path / "files" / "dashboards" / "a.json").unlink()
-    shipped = named(rendered, "ConfigMap", "rel-loopai-dashboards")
+def test_dashboards_are_found_by_grafana(chart: Chart) -> None:
+    shipped = named(chart.render({"monitoring": {"dashboards": True}}), "ConfigMap", "rel-loopai-dashboards")
     assert shipped["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert json.loads(shipped["data"]["a.json"]) == {"title": "{{ not a template }}"}
+    files = {path.name: json.loads(path.read_text()) for path in (CHART / "files" / "dashboards").glob("*.json")}
+    assert {name: json.loads(text) for name, text in shipped["data"].items()} == files
+    assert len(files) == 5
 
 
 def test_the_smoke_test_runs_with_a_key_it_is_given_and_not_at_all_without_one(chart: Chart) -> None:

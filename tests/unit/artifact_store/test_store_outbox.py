@@ -133,7 +133,7 @@ async def test_headers_are_those_of_a_cloud_event_in_binary_mode(catalog: Memory
         ["loopai.task.created.v1", "loopai.artifact.published.v1", "loopai.artifact.activated.v1"],
         strict=True,
     ):
-        headers = headers_of(event)
+        headers = headers_of(event, event.origin.traceparent)
         assert headers["ce-time"].endswith("Z")
         assert headers == {
             "ce-specversion": "1.0",

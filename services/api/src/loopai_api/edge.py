@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
@@ -13,7 +14,7 @@ from loopai_api.problems import REFUSAL_KEY, HttpsRequired, error_response
 from loopai_api.protocol import ConnectionLimits
 from loopai_api.security import HSTS, Guard
 from loopai_api.versions import Headers, error_format, version_named
-from loopai_common.runtime import context
+from loopai_common.runtime import context, tracing
 
 _CORRELATION = b"x-correlation-id"
 _TRACEPARENT = b"traceparent"
@@ -67,11 +68,12 @@ class Edge:
 
         self.metrics.in_flight += 1
         try:
-            with context.bound(request):
+            with context.bound(request), _span(scope) as span:
                 private = self._guard.check_transport(scope)
                 if private:
                     scope["scheme"] = "https"
                 await self.app(scope, receive, send_with_headers)
+                _tell(span, scope, status)
         except HttpsRequired as error:
             scope[REFUSAL_KEY] = error
             path = scope["path"]
@@ -79,10 +81,24 @@ class Edge:
             await refusal(scope, receive, send_with_headers)
         finally:
             self.metrics.in_flight -= 1
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            self.metrics.counts(method, _route(scope)).observe(status, time.perf_counter() - started)
+            self.metrics.counts(_method(scope), _route(scope)).observe(status, time.perf_counter() - started)
             if REFUSAL_KEY in scope:
                 self.metrics.refused(scope[REFUSAL_KEY])
+
+
+def _span(scope: Scope) -> AbstractContextManager[tracing.Span]:
+    attributes = {"http.request.method": _method(scope), "url.scheme": scope["scheme"]}
+    return tracing.span(_method(scope), kind=tracing.Kind.SERVER, attributes=attributes)
+
+
+def _tell(span: tracing.Span, scope: Scope, status: int) -> None:
+    """Adds what is known at the end. A path that no route matches may hold anything, and is left out."""
+    route = _route(scope)
+    span.set({"http.response.status_code": status})
+    if route != _UNMATCHED:
+        span.set({"http.route": route, "url.path": scope["path"]}, name=f"{_method(scope)} {route}")
+    if status >= 500:
+        span.fail(str(status))
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
@@ -101,6 +117,10 @@ def _add_headers(message: MutableMapping[str, Any], correlation_id: str, *, priv
         headers.append((b"cache-control", b"no-store"))
     if private:
         headers.append(HSTS)
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in _METHODS else "other"
 
 
 def _route(scope: Scope) -> str:

@@ -11,6 +11,7 @@ from loopai_artifact_store.domain import Activation, Backlog, Census
 from loopai_artifact_store.ports import CacheKind, ReadOutcome, Timer
 from loopai_common.contracts.artifacts import SynthesisStrategy
 from loopai_common.errors import LoopaiError
+from loopai_common.runtime import tracing
 from loopai_common.runtime.metrics import LATENCY_BUCKETS
 
 _READ_BUCKETS = (0.000005, 0.00001, 0.000025, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0)
@@ -52,8 +53,10 @@ class StoreMetrics:
         def timed(operation: str) -> Iterator[None]:
             outcome = "internal"
             started = time.perf_counter()
+            attributes = {"db.system.name": backend, "db.operation.name": operation}
             try:
-                yield
+                with tracing.span(f"{port} {operation}", kind=tracing.Kind.CLIENT, attributes=attributes):
+                    yield
                 outcome = "ok"
             except LoopaiError as error:
                 outcome = error.code

@@ -7,15 +7,18 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from loopai_common.contracts.execution import ExecutionError
 from loopai_common.contracts.frames import AnswerKind
+from loopai_common.runtime.metrics import CONSUMER_GAUGES
 from loopai_executor.domain import DURATION_BUCKETS, Counts
 from loopai_executor.sandbox.pool import Pool
 
 HIGHEST: Final = frozenset(
-    {"loopai_worker_peak_memory_bytes", "loopai_sandbox_degraded", "loopai_executor_cgroup_limited"}
+    {*CONSUMER_GAUGES, "loopai_worker_peak_memory_bytes", "loopai_sandbox_degraded", "loopai_executor_cgroup_limited"}
 )
 """The gauges that do not add up over executors."""
 
+TOP_TASKS: Final = 20
 _LANES: Final = ("frame", "request")
 _DROPS: Final = ("rate", "queue", "bus")
 
@@ -43,9 +46,18 @@ class ExecutorMetrics(Collector):
                 executions.add_metric([kind.name.lower(), lane], counts.executions[kind, lane])
         yield executions
         yield self._durations()
+        tasks = CounterMetricFamily(
+            "loopai_task_executions",
+            f"Executions of the {TOP_TASKS} busiest tasks by outcome, counted while their programs are loaded.",
+            labels=["task_id", "outcome"],
+        )
+        for task, count, failures in pool.busiest(TOP_TASKS):
+            tasks.add_metric([task, "success"], count - failures)
+            tasks.add_metric([task, "failure"], failures)
+        yield tasks
         kills = CounterMetricFamily("loopai_worker_kills", "Workers that died, by the limit.", labels=["limit"])
-        for limit, number in counts.kills.items():
-            kills.add_metric([limit], number)
+        for limit in ExecutionError:
+            kills.add_metric([limit.value], counts.kills[limit.value])
         yield kills
         dropped = CounterMetricFamily(
             "loopai_records_dropped", "Sampled executions that were not recorded, by reason.", labels=["reason"]
@@ -74,6 +86,7 @@ class ExecutorMetrics(Collector):
         for name, text, value in (
             ("loopai_execution_queue_depth", "Executions waiting or running.", pool.queued),
             ("loopai_warm_programs", "Programs loaded right now.", pool.warm_programs),
+            ("loopai_sandbox_workers", "Worker processes that are there, the spare ones too.", pool.workers),
             ("loopai_worker_peak_memory_bytes", "Largest memory of a worker so far.", counts.worker_peak_memory_bytes),
             (
                 "loopai_executor_cgroup_limited",

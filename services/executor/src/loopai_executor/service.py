@@ -42,7 +42,7 @@ from loopai_common.contracts.frames import (
 from loopai_common.contracts.tasks import Comparison, TaskArchived, TaskUpdated
 from loopai_common.errors import ERRORS_BY_CODE, Internal, LoopaiError, MalformedJson, ValidationFailed, Violation
 from loopai_common.identifiers import new_id
-from loopai_common.runtime import context
+from loopai_common.runtime import context, tracing
 from loopai_common.runtime.errors import failure_of
 from loopai_common.runtime.logging import get_logger
 from loopai_executor.catalogue import Catalogue
@@ -50,6 +50,7 @@ from loopai_executor.comparison import equal_outputs, similarity
 from loopai_executor.domain import Counts, Job, Program, Runnable, Split, percentile
 from loopai_executor.ports import PartPublisher, ProgramPool, Trial
 from loopai_executor.recording import NULL, Recorder
+from loopai_executor.traces import traced
 
 CHECK_SECONDS: Final = 60.0
 _CHECK_MARGIN_SECONDS: Final = 1.0
@@ -199,7 +200,9 @@ class ExecutionService:
         sampled = execution.force_validation or (
             self._random_share() < program.sampling_rate and (recorder is None or recorder.admits())
         )
-        return Job(collector, index, execution.timeout_ms or self._default_timeout_ms, sampled, execution.input)
+        # Of a batch the first execution is traced.
+        sink = collector if index else traced(collector, collector.traceparent, program, collector.began_ns)
+        return Job(sink, index, execution.timeout_ms or self._default_timeout_ms, sampled, execution.input)
 
     async def _resolve_group(self, answers: "_FrameReply", group: FrameGroup, start: int) -> None:
         indexes = range(start, start + len(group.items))
@@ -238,7 +241,9 @@ class ExecutionService:
         rate, share, default = program.sampling_rate, self._random_share, self._default_timeout_ms
         jobs = [
             Job(
-                sink,
+                traced(sink, item.traceparent, program, answers.began_ns, tracing.Kind.SERVER)
+                if item.traceparent
+                else sink,
                 i,
                 item.timeout_ms if 0 < item.timeout_ms <= MAX_TIMEOUT_MS else default,
                 bool(item.flags & FORCE_VALIDATION) or (share() < rate and admits()),
@@ -270,7 +275,10 @@ class _Collector:
     ) -> None:
         self.deadline = deadline
         self.recorder = recorder
-        self._correlation_id = context.current().correlation_id
+        request = context.current()
+        self.traceparent = request.sampled_traceparent
+        self.began_ns = time.time_ns()
+        self._correlation_id = request.correlation_id
         self.done: asyncio.Future[list[ExecutionResult | RejectedExecution]] = (
             asyncio.get_running_loop().create_future()
         )
@@ -316,6 +324,7 @@ class _FrameReply:
 
     def __init__(self, reply: str, publisher: PartPublisher, counts: Counts, deadline: float) -> None:
         self.deadline = deadline
+        self.began_ns = time.time_ns()
         self._reply = reply
         self._publisher = publisher
         self._counts = counts

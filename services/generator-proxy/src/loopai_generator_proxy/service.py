@@ -21,6 +21,7 @@ from loopai_common.errors import (
     TaskArchived,
     TaskNotFound,
 )
+from loopai_common.runtime import tracing
 from loopai_common.runtime.logging import get_logger
 from loopai_generator_proxy import domain
 from loopai_generator_proxy.domain import Outcome, Program, Round, StandIn
@@ -88,7 +89,10 @@ class Generations:
             outcome = Outcome.INTERRUPTED
             self._observer.started()
             try:
-                outcome = await self._settle(command, only_while_generating)
+                attributes = {f"loopai.{name}": value for name, value in _fields(command).items()}
+                with tracing.span("generation", attributes=attributes) as span:
+                    outcome = await self._settle(command, only_while_generating)
+                    span.set({"loopai.outcome": outcome.value})
             finally:
                 seconds = time.monotonic() - started
                 self._observer.finished(outcome, seconds)

@@ -1,7 +1,7 @@
 """``POST /generate``."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 
 import pydantic
 from fastapi import APIRouter, Request, Response
@@ -10,7 +10,7 @@ from loopai_common import json_text
 from loopai_common.contracts.generation import GenerationRequest, GenerationResponse
 from loopai_common.contracts.subjects import CORRELATION_HEADER, TRACEPARENT_HEADER
 from loopai_common.errors import DeadlineExceeded, PayloadTooLarge, ValidationFailed
-from loopai_common.runtime import context
+from loopai_common.runtime import context, tracing
 from loopai_common.runtime.errors import violations_of
 from loopai_generator.service import Generator
 
@@ -31,12 +31,19 @@ def generation_routes(generator: Generator) -> APIRouter:
         asked = context.new_context(
             correlation_id=request.headers.get(CORRELATION_HEADER), traceparent=request.headers.get(TRACEPARENT_HEADER)
         )
-        with context.bound(asked):
+        with context.bound(asked), _span(request) as span:
             body = await read_body(request)
             question = await asyncio.to_thread(decode, body)
-            return await answer_while_connected(request, generator, question)
+            response = await answer_while_connected(request, generator, question)
+            span.set({"http.response.status_code": response.status_code})
+            return response
 
     return router
+
+
+def _span(request: Request) -> AbstractContextManager[tracing.Span]:
+    attributes = {"http.request.method": "POST", "http.route": "/generate", "url.scheme": request.url.scheme}
+    return tracing.span("POST /generate", kind=tracing.Kind.SERVER, attributes=attributes)
 
 
 async def read_body(request: Request) -> bytes:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 from loopai_common.contracts.generation import GenerationRequest, GenerationResponse
 from loopai_common.errors import LoopaiError, ValidationFailed
+from loopai_common.runtime import tracing
 from loopai_common.schemas import schema_violations
 from loopai_generator.ports import Observer, Provider
 
@@ -30,8 +31,10 @@ class Generator:
         outcome = "cancelled"
         self._observer.started()
         try:
-            response = await self._provider.generate(request, idempotency_key)
-            outcome = "program" if response.success else "declined"
+            with tracing.span("learning") as span:
+                response = await self._provider.generate(request, idempotency_key)
+                outcome = "program" if response.success else "declined"
+                span.set({"loopai.outcome": outcome})
             return response.model_copy(update={"generated_at": datetime.now(UTC)})
         except LoopaiError as error:
             outcome = error.code

@@ -1,5 +1,9 @@
 """The ``loopai`` command."""
 
+import os
+import sys
+from pathlib import Path
+
 import typer
 
 from loopai_client.cli import (
@@ -47,8 +51,18 @@ app.add_typer(store.app, name="store")
 app.command("secrets")(deployment.make)
 
 
+_SECRETS = ("LOOPAI_API_KEY", "LOOPAI_NATS_URL")
+
+
 def main() -> None:
-    """Entry point of the command."""
+    """Entry point of the command. As for services, a variable that ends with ``_FILE`` names a file of the value."""
+    for name in _SECRETS:
+        path = os.environ.get(f"{name}_FILE")
+        if path is not None and name not in os.environ:
+            try:
+                os.environ[name] = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                sys.exit(f"loopai: the file of {name}_FILE cannot be read: {error}")
     app()
 
 

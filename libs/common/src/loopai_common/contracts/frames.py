@@ -20,13 +20,18 @@ FORCE_VALIDATION: Final = 1
 
 
 class FrameItem(msgspec.Struct, array_like=True, gc=False):
-    """One input. ``correlation_id`` is empty when it equals ``execution_id``; ``timeout_ms`` 0 is the default."""
+    """One input. ``correlation_id`` is empty when it equals ``execution_id``; ``timeout_ms`` 0 is the default.
+
+    ``traceparent`` is set only when spans of the execution are recorded. Senders of before leave it out, and receivers
+    of before ignore it.
+    """
 
     execution_id: str
     correlation_id: str
     timeout_ms: int
     flags: int
     input: msgspec.Raw
+    traceparent: str = ""
 
 
 class FrameGroup(msgspec.Struct, array_like=True):

@@ -10,7 +10,7 @@ import inspect
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from faststream.nats import JStream, NatsBroker, NatsResponse, PullSub
 from faststream.nats.subscriber.usecases import LogicSubscriber
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 from prometheus_client import CollectorRegistry
@@ -30,7 +31,7 @@ from loopai_common.contracts.base import Contract
 from loopai_common.contracts.health import Ping, Pong
 from loopai_common.errors import BusUnavailable, DeadlineExceeded, Internal, LoopaiError, PayloadTooLarge
 from loopai_common.permissions import inbox_prefix
-from loopai_common.runtime import context
+from loopai_common.runtime import context, tracing
 from loopai_common.runtime.errors import as_loopai_error, failure_headers, failure_of
 from loopai_common.runtime.health import Readiness
 from loopai_common.runtime.logging import get_logger
@@ -43,7 +44,9 @@ ACK_WAIT_SECONDS = 30.0
 _RETRY_DELAYS_SECONDS = (1.0, 5.0, 15.0, 60.0)
 _CONNECT_ATTEMPT_SECONDS = 5
 _DRAIN_POLL_SECONDS = 0.01
+_CONSUMERS_SECONDS = 10.0
 _ACK_SUBJECT = "$JS.ACK."
+_REQUESTS = "loopai.rpc."
 _MAX_RAW_PENDING_BYTES = 256 * 1024 * 1024
 
 Subscriber = Callable[[Callable[..., Awaitable[Any]]], Any]
@@ -83,6 +86,8 @@ class Bus:
         self._client: Client | None = None
         self._raw: dict[str, RawHandler] = {}
         self._deliveries: dict[str, int] = {}
+        self._consumers: list[tuple[str, str]] = []
+        self._watching: asyncio.Task[None] | None = None
         self._reconnect_hooks: list[Callable[[], None]] = []
         self._raw_subscriptions: list[Any] = []  # nats.py leaves their drain() untyped
         self.broker = NatsBroker(
@@ -153,11 +158,16 @@ class Bus:
         # so only the answer to a second one says that the server has them.
         await self._client.flush()
         await self._client.flush()
+        self._watching = asyncio.create_task(self._watch_consumers())
 
     async def drain(self) -> None:
         """Stops taking, waits for what was taken, closes the connection. Bounded by the grace period."""
         if self._client is None:
             return
+        if self._watching is not None:
+            self._watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watching
         try:
             async with asyncio.timeout(self._grace_seconds):
                 await self._drain_subscribers()
@@ -196,6 +206,7 @@ class Bus:
         many). ``decoder`` makes the handler's argument of a message; left out, it is the message's JSON.
         """
         self._deliveries[name] = deliveries
+        self._consumers.append((stream, name))
         subscriber = self.broker.subscriber(
             subject,
             stream=JStream(stream, declare=False),
@@ -231,7 +242,7 @@ class Bus:
         }
         letter = subjects.dead_letter(message.subject)
         await self.jetstream.publish(letter, message.body, headers=headers, timeout=5.0)
-        self.metrics.dead_letters.labels(_class_of(message.subject)).inc()
+        self.metrics.dead_letters.labels(subject_class(message.subject)).inc()
 
     def on_raw(self, subject: str, handler: RawHandler) -> None:
         """The handler takes undecoded messages on ``subject``, one at a time, and answers them itself, now or later.
@@ -277,6 +288,20 @@ class Bus:
 
     def _boundary(self, message: Any, /, *, context: Any) -> "Boundary":
         return Boundary(message, context=context, bus=self)
+
+    async def _watch_consumers(self) -> None:
+        """Keeps the gauges of the durable consumers and of their streams; while NATS is away they stay as they were."""
+        while True:
+            with suppress(NatsError, BusUnavailable):
+                for stream, consumer in self._consumers:
+                    info = await self.jetstream.consumer_info(stream, consumer)
+                    self.metrics.pending.labels(consumer).set(info.num_pending or 0)
+                    self.metrics.unacknowledged.labels(consumer).set(info.num_ack_pending or 0)
+                for stream in {stream for stream, _ in self._consumers}:
+                    kept = (await self.jetstream.stream_info(stream)).state
+                    self.metrics.stream_messages.labels(stream).set(kept.messages)
+                    self.metrics.stream_bytes.labels(stream).set(kept.bytes)
+            await asyncio.sleep(_CONSUMERS_SECONDS)
 
     async def _drain_subscribers(self) -> None:
         for subscription in self._raw_subscriptions:
@@ -351,14 +376,14 @@ class Boundary(BaseMiddleware[Any, Any]):
     ) -> Any:
         raw: Msg = message.raw_message
         durable = raw.reply.startswith(_ACK_SUBJECT)
-        subject = _class_of(raw.subject)
+        subject = subject_class(raw.subject)
         metrics = self._bus.metrics
         if durable and (raw.metadata.num_delivered or 1) > 1:
             metrics.redeliveries.labels(subject).inc()
         self._bus.in_flight += 1
         started = time.perf_counter()
         try:
-            with context.bound(context.from_headers(message.headers)):
+            with context.bound(context.from_headers(message.headers)), self._span(raw, durable=durable) as span:
                 try:
                     result = await self._call(call_next, message, durable=durable)
                 except asyncio.CancelledError:
@@ -373,6 +398,7 @@ class Boundary(BaseMiddleware[Any, Any]):
                     dropped = isinstance(error, DeadlineExceeded)
                     outcome = "internal" if isinstance(known, Internal) else "dropped" if dropped else "error"
                     metrics.messages.labels(subject, outcome).inc()
+                    span.fail(known.code)
                     if durable:
                         return await self._settle_failed(raw, known)
                     return _failed(known)
@@ -384,6 +410,15 @@ class Boundary(BaseMiddleware[Any, Any]):
         finally:
             metrics.duration.labels(subject).observe(time.perf_counter() - started)
             self._bus.in_flight -= 1
+
+    @staticmethod
+    def _span(raw: Msg, *, durable: bool) -> AbstractContextManager[tracing.Span]:
+        name = subject_class(raw.subject)
+        if raw.subject.startswith(_REQUESTS):
+            return tracing.span(name, kind=tracing.Kind.SERVER, attributes=rpc_attributes(name))
+        consumer = {"messaging.consumer.group.name": raw.metadata.consumer} if durable else {}
+        attributes = message_attributes(name, "process", **consumer)
+        return tracing.span(f"process {name}", kind=tracing.Kind.CONSUMER, attributes=attributes)
 
     async def _call(self, call_next: Callable[[Any], Awaitable[Any]], message: Any, *, durable: bool) -> Any:
         if not durable:
@@ -441,6 +476,32 @@ def _failed(error: LoopaiError) -> NatsResponse:
     )
 
 
-def _class_of(subject: str) -> str:
+def subject_class(subject: str) -> str:
     """The subject without what names a task, so that the number of metric series is bounded."""
     return subjects.EXECUTE if subject.startswith(f"{subjects.EXECUTE}.") else subject
+
+
+def rpc_attributes(subject: str) -> tracing.Attributes:
+    """What a span of a request on ``subject`` is labelled with."""
+    return {"rpc.system.name": "nats", "rpc.method": subject_class(subject)}
+
+
+def message_attributes(subject: str, operation: str, **more: str) -> tracing.Attributes:
+    """What a span of a message on ``subject`` is labelled with; ``operation`` is ``send`` or ``process``."""
+    return {
+        "messaging.system": "nats",
+        "messaging.destination.name": subject_class(subject),
+        "messaging.operation.type": operation,
+        "messaging.operation.name": operation,
+        **more,
+    }
+
+
+def sending(subject: str, message_id: str = "") -> AbstractContextManager[tracing.Span]:
+    """A span of the current request for what is published on ``subject`` in the block."""
+    more = {"messaging.message.id": message_id} if message_id else {}
+    return tracing.span(
+        f"send {subject_class(subject)}",
+        kind=tracing.Kind.PRODUCER,
+        attributes=message_attributes(subject, "send", **more),
+    )

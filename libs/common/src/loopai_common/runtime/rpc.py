@@ -20,8 +20,8 @@ from loopai_common.errors import (
     PayloadTooLarge,
     StoreUnavailable,
 )
-from loopai_common.runtime import context
-from loopai_common.runtime.broker import Bus
+from loopai_common.runtime import context, tracing
+from loopai_common.runtime.broker import Bus, rpc_attributes, subject_class
 from loopai_common.runtime.errors import raise_failure
 
 T = TypeVar("T", bound=Contract)
@@ -61,6 +61,10 @@ class RpcClient:
 
     async def send(self, subject: str, body: bytes, *, timeout: float) -> Msg:
         """As :meth:`call`, with bytes that are passed on untouched."""
+        with tracing.span(subject_class(subject), kind=tracing.Kind.CLIENT, attributes=rpc_attributes(subject)):
+            return await self._send(subject, body, timeout)
+
+    async def _send(self, subject: str, body: bytes, timeout: float) -> Msg:
         seconds = context.seconds_left(timeout)
         if not self._bus.connected:
             raise BusUnavailable("not connected to NATS; try again")

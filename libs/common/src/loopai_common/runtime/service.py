@@ -25,6 +25,7 @@ from starlette.applications import Starlette
 from loopai_common.runtime.health import Readiness, health_routes
 from loopai_common.runtime.logging import configure_logging, get_logger
 from loopai_common.runtime.settings import PREFIXES, ServiceSettings, SettingsError, WorkersSettings
+from loopai_common.runtime.tracing import exported
 from loopai_common.runtime.worker_metrics import Siblings
 from loopai_common.runtime.workers import EXIT_FAILED_AT_START, EXIT_REFUSED, Worker, WorkerParent, join, reserve
 
@@ -70,6 +71,17 @@ def serve(
     Exit codes: 0 stopped as asked, 2 refused to start, 3 failed at start.
     """
     configure_logging(service, settings)
+    with exported(service):
+        return _serve(settings, create, sockets, stop_signals, options)
+
+
+def _serve(
+    settings: ServiceSettings,
+    create: Callable[[], Any],
+    sockets: list[socket.socket] | None,
+    stop_signals: Sequence[signal.Signals],
+    options: dict[str, Any],
+) -> int:
     try:
         app = create()
     except StartRefused as refusal:

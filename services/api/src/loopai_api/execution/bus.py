@@ -14,7 +14,7 @@ from loopai_common.contracts import subjects
 from loopai_common.contracts.execution import ExecuteCommand
 from loopai_common.errors import BusUnavailable, Overloaded
 from loopai_common.runtime import context
-from loopai_common.runtime.broker import Bus
+from loopai_common.runtime.broker import Bus, sending
 
 _NO_RESPONDERS = "503"
 _STREAM_FULL = 10077
@@ -74,6 +74,10 @@ class BusCommandQueue:
         self._bus = bus
 
     async def send(self, command: ExecuteCommand) -> None:
+        with sending(subjects.EXECUTE_COMMAND, command.execution_id or ""):
+            await self._publish(command)
+
+    async def _publish(self, command: ExecuteCommand) -> None:
         headers = context.to_headers(context.current())
         if command.execution_id is not None:
             headers[subjects.MESSAGE_ID_HEADER] = command.execution_id

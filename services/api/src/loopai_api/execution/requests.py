@@ -65,14 +65,20 @@ def parse_execute_v2(body: bytes, _task: str) -> ExecuteBody:
     return request
 
 
-def frame_item(request: ExecuteBody, default_timeout_ms: int, *, execution_id: str, sent: str | None) -> FrameItem:
-    """The item for a request. ``sent`` is the caller's own correlation id; without one the execution's id is it."""
+def frame_item(
+    request: ExecuteBody, default_timeout_ms: int, *, execution_id: str, sent: str | None, traceparent: str = ""
+) -> FrameItem:
+    """The item for a request. ``sent`` is the caller's own correlation id; without one the execution's id is it.
+
+    ``traceparent`` is that of a sampled trace, or empty.
+    """
     return FrameItem(
         execution_id=execution_id if sent is None else new_id(),
         correlation_id=sent or "",
         timeout_ms=request.timeout_ms or default_timeout_ms,
         flags=FORCE_VALIDATION if request.force_validation else 0,
         input=request.input,
+        traceparent=traceparent,
     )
 
 

@@ -34,7 +34,13 @@ class ExecutionService:
         """Runs one input and returns the answer as ``render`` writes it; raises what keeps the program from running."""
         started = time.perf_counter()
         sent = None if context.generated else context.correlation_id
-        item = frame_item(request, self._default_timeout_ms, execution_id=context.correlation_id, sent=sent)
+        item = frame_item(
+            request,
+            self._default_timeout_ms,
+            execution_id=context.correlation_id,
+            sent=sent,
+            traceparent=context.sampled_traceparent,
+        )
         execution = AwaitedExecution()
         execution.prepare(task, request.version or 0, item, len(bytes(request.input)))
         self._engine.submit(execution)

@@ -10,6 +10,7 @@ from loopai_api.references import task_reference
 from loopai_api.security import Guard
 from loopai_api.versions import VERSIONS, ApiVersion, Headers
 from loopai_common.errors import LoopaiError
+from loopai_common.runtime.context import root_share
 
 SUFFIX = b"/execute"
 _MAX_REMEMBERED = 10_000
@@ -19,16 +20,17 @@ _MAX_HEAD_BYTES = 2048
 class HotVersion:
     """The execute route of one version of the API, with everything that a request needs of it at hand."""
 
-    __slots__ = ("counts", "error_type", "errors", "notice", "parse", "prefix", "render")
+    __slots__ = ("counts", "error_type", "errors", "notice", "parse", "prefix", "render", "route")
 
     def __init__(self, version: ApiVersion, http_metrics: HttpMetrics, notice: Headers) -> None:
         self.prefix = f"{version.prefix}/tasks/".encode()
+        self.route = f"{version.prefix}/tasks/{{task}}/execute"
         self.parse = version.parse_execute
         self.render = version.render_execution
         self.errors = version.errors
         self.error_type = version.errors.media_type.encode()
         self.notice = b"".join(b"%b: %b\r\n" % header for header in notice)
-        self.counts = http_metrics.counts("POST", f"{version.prefix}/tasks/{{task}}/execute")
+        self.counts = http_metrics.counts("POST", self.route)
 
     def path(self, task: str) -> str:
         """The path that named the task."""
@@ -62,6 +64,7 @@ class FastLane:
         self.guard = guard
         self.metrics = http_metrics
         self.default_timeout_ms = default_timeout_ms
+        self.traced_share = root_share()
         self.max_body_bytes = MAX_EXECUTE_BYTES
         self._versions = [HotVersion(v, http_metrics, notices.get(v.name, ())) for v in VERSIONS.values()]
         self._paths: dict[bytes, tuple[str, HotVersion]] = {}

@@ -9,6 +9,7 @@ A head that was hot before, byte for byte, is not parsed again when the whole re
 
 import asyncio
 import time
+from random import random
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -23,8 +24,9 @@ from loopai_api.security import HSTS
 from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup
 from loopai_common.errors import Internal, LoopaiError
 from loopai_common.identifiers import new_id
-from loopai_common.runtime.context import is_correlation_id
+from loopai_common.runtime.context import is_correlation_id, is_sampled, is_traceparent
 from loopai_common.runtime.logging import get_logger
+from loopai_common.runtime.tracing import UNRECORDED, Kind, start
 
 log = get_logger()
 
@@ -35,7 +37,7 @@ _UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"content-encoding", b"pr
 _READ = frozenset(
     {
         *(b"content-type", b"content-length", b"x-correlation-id", b"authorization", b"x-api-key"),
-        *(b"x-forwarded-proto", b"accept", *_UNUSUAL),
+        *(b"x-forwarded-proto", b"accept", b"traceparent", *_UNUSUAL),
     }
 )
 _ACCEPTS_JSON = frozenset({b"*/*", b"application/json", b"application/json, */*", b"application/json, text/plain, */*"})
@@ -65,6 +67,7 @@ class HotCycle(Execution):
         "refusal",
         "response_complete",
         "response_started",
+        "span",
         "started",
     )
 
@@ -84,12 +87,16 @@ class HotCycle(Execution):
         self.response_complete = False
         self.disconnected = False
         self.keep_alive = True
+        self.span = UNRECORDED
         self.started = time.perf_counter()
 
-    def run(self, sent_correlation_id: str | None) -> None:
+    def run(self, sent_correlation_id: str | None, sent_traceparent: str | None) -> None:
         """Submits the request, or answers what is wrong with it."""
         lane = self.protocol.lane
         lane.metrics.in_flight += 1
+        traceparent = ""
+        if sent_traceparent is not None or (lane.traced_share and random() < lane.traced_share):  # noqa: S311  # chance
+            traceparent = self._trace(sent_traceparent)
         execution_id = new_id()
         self.correlation_id = sent_correlation_id or execution_id
         if self.refusal is not None:
@@ -97,11 +104,37 @@ class HotCycle(Execution):
             return
         try:
             request = self.api.parse(self.body, self.task)
-            item = frame_item(request, lane.default_timeout_ms, execution_id=execution_id, sent=sent_correlation_id)
+            item = frame_item(
+                request,
+                lane.default_timeout_ms,
+                execution_id=execution_id,
+                sent=sent_correlation_id,
+                traceparent=traceparent,
+            )
             self.prepare(self.task, request.version or 0, item, len(self.body))
             lane.engine.submit(self)
         except LoopaiError as error:
             self.failed(error)
+
+    def _trace(self, sent_traceparent: str | None) -> str:
+        """Begins the span of a request that is sampled; returns what goes along with its execution."""
+        began = time.time_ns() - int((time.perf_counter() - self.started) * 1e9)
+        attributes = {
+            "http.request.method": "POST",
+            "http.route": self.api.route,
+            "url.scheme": self.protocol.scheme or "http",
+            "url.path": self.api.path(self.task),
+        }
+        name = f"POST {self.api.route}"
+        self.span = start(name, sent_traceparent, kind=Kind.SERVER, attributes=attributes, at_ns=began)
+        passed_on = sent_traceparent if sent_traceparent is not None and is_sampled(sent_traceparent) else ""
+        return self.span.traceparent or passed_on
+
+    def _end_span(self, status: int) -> None:
+        self.span.set({"http.response.status_code": status})
+        if status >= 500:
+            self.span.fail(str(status))
+        self.span.end()
 
     def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
         try:
@@ -124,6 +157,8 @@ class HotCycle(Execution):
         if not self.more_body:  # else it ends before it was run, and was not counted
             protocol.lane.metrics.in_flight -= 1
         api.counts.observe(status, seconds)
+        if self.span is not UNRECORDED:
+            self._end_span(status)
         self.response_started = self.response_complete = True
         if self.disconnected or protocol.transport.is_closing():
             return
@@ -156,6 +191,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         self.lane: FastLane = self.config.loaded_app.lane
         self._trusted = False
         self._sent_correlation_id: str | None = None
+        self._sent_traceparent: str | None = None
         self._idle: asyncio.TimerHandle | None = None
         self._last_answer = 0.0
 
@@ -184,10 +220,15 @@ class FastLaneProtocol(LoopaiHttpProtocol):
                 return
         super().data_received(data)
         parsed: Any = self.cycle
-        if type(parsed) is HotCycle and parsed is not before and self._sent_correlation_id is None:
+        if type(parsed) is HotCycle and parsed is not before and self._same_each_time:
             size = len(parsed.body)
             if not parsed.more_body and parsed.refusal is None and body_at + size == len(data):
                 self.lane.remember(head, parsed.head)
+
+    @property
+    def _same_each_time(self) -> bool:
+        """Whether the head had nothing that clients make anew for each request."""
+        return self._sent_correlation_id is None and self._sent_traceparent is None
 
     def _take_whole(self, cycle: HotCycle, body: bytes) -> None:
         """Runs a request that came in one piece, as the parser's callbacks would."""
@@ -198,7 +239,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         cycle.body, cycle.more_body = body, False
         self.cycle = cycle  # type: ignore[assignment]  # as in on_headers_complete
         try:
-            cycle.run(None)
+            cycle.run(None, None)
         except Exception:  # the parser turns it into an error of its own; there is none here
             log.exception("request_failed")
             self._fail()
@@ -247,7 +288,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         if type(cycle) is HotCycle and cycle.more_body:
             self._received()
             cycle.more_body = False
-            cycle.run(self._sent_correlation_id)
+            cycle.run(self._sent_correlation_id, self._sent_traceparent)
         else:
             super().on_message_complete()
 
@@ -291,7 +332,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         if path is None or parser.get_method() != b"POST" or not parser.should_keep_alive():
             return None
         length = 0
-        content_type = correlation_id = authorization = api_key = forwarded_proto = None
+        content_type = correlation_id = traceparent = authorization = api_key = forwarded_proto = None
         for name, value in self.headers:
             if name not in _READ:
                 continue
@@ -303,6 +344,8 @@ class FastLaneProtocol(LoopaiHttpProtocol):
                 authorization = value
             elif name == b"x-correlation-id":
                 correlation_id = value.decode("latin-1")
+            elif name == b"traceparent":
+                traceparent = value.decode("latin-1")
             elif name == b"accept" and value in _ACCEPTS_JSON:
                 pass
             elif name == b"x-api-key" and api_key is None:
@@ -316,6 +359,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         credential = authorization if api_key is None else b"Bearer " + api_key
         sent = correlation_id is not None and is_correlation_id(correlation_id)
         self._sent_correlation_id = correlation_id if sent else None
+        self._sent_traceparent = traceparent if is_traceparent(traceparent) else None
         return self._admitted(HotHead(*path, length, credential, forwarded_proto == b"https"))
 
     def _admitted(self, head: HotHead) -> HotCycle | None:

@@ -4,7 +4,8 @@ from nats.errors import Error as NatsError
 
 from loopai_artifact_store.domain import Event
 from loopai_common.errors import BusUnavailable
-from loopai_common.runtime.broker import Bus
+from loopai_common.runtime import context
+from loopai_common.runtime.broker import Bus, sending
 from loopai_common.runtime.events import event_headers
 
 _ACKNOWLEDGED_WITHIN_SECONDS = 5.0
@@ -19,19 +20,21 @@ class JetStreamEvents:
     async def publish(self, event: Event) -> None:
         if not self._bus.connected:
             raise BusUnavailable("not connected to NATS")
+        cause = context.new_context(correlation_id=event.origin.correlation_id, traceparent=event.origin.traceparent)
+        with context.bound(cause), sending(event.subject, event.id):
+            await self._publish(event, headers_of(event, context.current().traceparent))
+
+    async def _publish(self, event: Event, headers: dict[str, str]) -> None:
         try:
             await self._bus.jetstream.publish(
-                event.subject,
-                event.body.encode(),
-                timeout=_ACKNOWLEDGED_WITHIN_SECONDS,
-                headers=headers_of(event),
+                event.subject, event.body.encode(), timeout=_ACKNOWLEDGED_WITHIN_SECONDS, headers=headers
             )
         except NatsError as error:
             raise BusUnavailable(f"the event was not acknowledged: {type(error).__name__}") from error
 
 
-def headers_of(event: Event) -> dict[str, str]:
-    """The CloudEvents attributes of the event."""
+def headers_of(event: Event, traceparent: str) -> dict[str, str]:
+    """The CloudEvents attributes of the event, and its place in the trace of what caused it."""
     return event_headers(
         event_id=event.id,
         subject=event.subject,
@@ -39,5 +42,5 @@ def headers_of(event: Event) -> dict[str, str]:
         about=str(event.task_id),
         at=event.origin.at,
         correlation_id=event.origin.correlation_id,
-        traceparent=event.origin.traceparent,
+        traceparent=traceparent,
     )

@@ -9,7 +9,7 @@ from loopai_common.contracts import subjects
 from loopai_common.contracts.execution import EncodedRecord
 from loopai_common.errors import BusUnavailable
 from loopai_common.runtime import context
-from loopai_common.runtime.broker import Bus
+from loopai_common.runtime.broker import Bus, sending
 from loopai_common.runtime.events import event_headers
 from loopai_executor.recording import encode_record
 
@@ -31,6 +31,10 @@ class JetStreamRecords:
         if not self._bus.connected:
             raise BusUnavailable("not connected to NATS")
         body = encode_record(record, self._bus.max_payload_bytes - _HEADER_BYTES)
+        with context.bound(_origin(record)), sending(subjects.EXECUTION_COMPLETED, record.id):
+            await self._publish(record, body)
+
+    async def _publish(self, record: EncodedRecord, body: bytes) -> None:
         self._bus.in_flight += 1
         try:
             await self._bus.jetstream.publish(
@@ -42,10 +46,15 @@ class JetStreamRecords:
             self._bus.in_flight -= 1
 
 
+def _origin(record: EncodedRecord) -> context.RequestContext:
+    current = context.current()
+    if current.correlation_id == record.correlation_id:
+        return current
+    return context.new_context(correlation_id=record.correlation_id)
+
+
 def _headers_of(record: EncodedRecord) -> dict[str, str]:
     origin = context.current()
-    if origin.correlation_id != record.correlation_id:
-        origin = context.new_context(correlation_id=record.correlation_id)
     return event_headers(
         event_id=record.id,
         subject=subjects.EXECUTION_COMPLETED,

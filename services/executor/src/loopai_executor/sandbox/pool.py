@@ -8,7 +8,7 @@ the program. With ``isolation: process`` a worker serves one batch, and the next
 import asyncio
 import contextlib
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -93,6 +93,8 @@ class Lane:
         self._deaths = DeathCounter()
         self._unblamed_deaths = 0
         self._load_failure: Answer | None = None
+        self.executions = 0
+        self.failures = 0
         self._item_seconds: float | None = None
         self._memory_checked = 0.0
         self._isolation = program.isolation
@@ -216,10 +218,15 @@ class Lane:
         self._item_seconds = per_item if known is None else known + (per_item - known) * _SMOOTHING
         self._pool.counts.ran(count, elapsed)
         for (kind, payload), job in zip(answers, self._batch[start : start + count], strict=True):
-            if kind == AnswerKind.SUCCESS or _well_formed(kind, payload):
+            if kind == AnswerKind.SUCCESS:
+                job.sink.answer(job, kind, payload, latency_us)
+                continue
+            self.failures += 1
+            if _well_formed(kind, payload):
                 job.sink.answer(job, kind, payload, latency_us)
             else:
                 job.sink.answer(job, *_FORGED, latency_us)
+        self.executions += count
         self._answered += count
         self._pool.queued -= count
         if self._answered == len(self._batch):
@@ -306,6 +313,9 @@ class Lane:
 
     def _finish(self, jobs: list[Job], answer: Answer) -> None:
         self._pool.queued -= len(jobs)
+        if answer[0] != AnswerKind.REFUSED:
+            self.executions += len(jobs)
+            self.failures += len(jobs)
         for job in jobs:
             job.sink.answer(job, *answer, 0)
 
@@ -378,6 +388,20 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._refilling = False
         self._closed = False
+
+    @property
+    def workers(self) -> int:
+        """Worker processes that are there: with a program, or spare."""
+        return self.warm_programs + len(self._spares)
+
+    def busiest(self, most: int) -> list[tuple[str, int, int]]:
+        """Tasks with loaded programs, at ``most`` so many: the id, its executions and those that failed, since then."""
+        executions: Counter[str] = Counter()
+        failures: Counter[str] = Counter()
+        for lane in self._lanes.values():
+            executions[lane.program.task_id] += lane.executions
+            failures[lane.program.task_id] += lane.failures
+        return [(task, count, failures[task]) for task, count in executions.most_common(most)]
 
     @property
     def warm_programs(self) -> int:

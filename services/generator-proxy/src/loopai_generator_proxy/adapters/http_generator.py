@@ -12,7 +12,7 @@ from loopai_common.contracts.artifacts import MAX_CODE_BYTES, SynthesisStrategy
 from loopai_common.contracts.base import GenerationId
 from loopai_common.contracts.generation import MAX_RESPONSE_BYTES, GenerationRequest, GenerationResponse
 from loopai_common.errors import MalformedJson
-from loopai_common.runtime import context
+from loopai_common.runtime import context, tracing
 from loopai_generator_proxy.domain import Program
 from loopai_generator_proxy.resilience import AttemptFailed
 
@@ -26,21 +26,31 @@ class HttpGenerator:
     def __init__(self, client: httpx.AsyncClient, url: str, *, api_key: str | None) -> None:
         self._client = client
         self._url = url.rstrip("/")
+        address = httpx.URL(self._url)
+        self._server: tracing.Attributes = {"server.address": address.host, "server.port": address.port or 0}
         self._authorization = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def attempt(self, request: GenerationRequest, generation_id: GenerationId) -> Program:
         """A program; raises :class:`AttemptFailed`, which says whether trying again can help."""
+        attributes = {"http.request.method": "POST", "url.template": "/generate", **self._server}
+        with tracing.span("POST /generate", kind=tracing.Kind.CLIENT, attributes=attributes) as span:
+            return await self._ask(request, generation_id, span)
+
+    async def _ask(self, request: GenerationRequest, generation_id: GenerationId, span: tracing.Span) -> Program:
+        origin = context.current()
         headers = {
             "Content-Type": "application/json",
             "Accept": "application/json",
             "Accept-Encoding": "identity",
-            "X-Correlation-ID": context.current().correlation_id,
+            "X-Correlation-ID": origin.correlation_id,
+            "traceparent": origin.traceparent,
             "Idempotency-Key": str(generation_id),
             **self._authorization,
         }
         body = await asyncio.to_thread(lambda: request.model_dump_json().encode())
         try:
             async with self._client.stream("POST", f"{self._url}/generate", content=body, headers=headers) as response:
+                span.set({"http.response.status_code": response.status_code})
                 _refuse_status(response)
                 answer = await _read(response)
         except httpx.TransportError as error:

@@ -1,0 +1,90 @@
+"""Spans over OTLP/HTTP. Importing this imports OpenTelemetry's SDK, which takes time and memory."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+from loopai_common import __version__
+from loopai_common.identifiers import new_id
+from loopai_common.runtime.logging import get_logger
+from loopai_common.runtime.tracing import Attributes, Kind
+
+_FLUSH_SECONDS: Final = 2.0
+
+log = get_logger()
+
+
+class OtlpExporter:
+    """An :class:`~loopai_common.runtime.tracing.Exporter` to the address in OpenTelemetry's own variables.
+
+    A thread sends what was recorded every few seconds. What it cannot send in time is dropped, and counted.
+    """
+
+    def __init__(self, service: str, counts: dict[str, int]) -> None:
+        # It logs each batch that fails, more than once; here that is logged when it begins and when it is over.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+        resource = Resource.create(
+            {
+                "service.name": f"loopai-{service}",
+                "service.version": __version__,
+                "service.instance.id": new_id(),
+            }
+        )
+        self._provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(_Watched(OTLPSpanExporter(), counts)))
+        self._tracer = self._provider.get_tracer("loopai", __version__)
+
+    def start(self, name: str, parent: str | None, kind: Kind, attributes: Attributes, at_ns: int | None) -> Any:
+        return self._tracer.start_span(
+            name,
+            context=Context() if parent is None else _remote(parent),
+            kind=trace.SpanKind(kind),
+            attributes=attributes,
+            start_time=at_ns,
+        )
+
+    def close(self) -> None:
+        # The SDK waits half a minute for a collector that is away.
+        closing = threading.Thread(target=self._provider.shutdown, name="trace-flush", daemon=True)
+        closing.start()
+        closing.join(_FLUSH_SECONDS)
+
+
+class _Watched(SpanExporter):
+    """Counts what another exporter does, and logs when it stops working and when it works again."""
+
+    def __init__(self, exporter: SpanExporter, counts: dict[str, int]) -> None:
+        self._exporter = exporter
+        self._counts = counts
+        self._failing = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._exporter.export(spans)
+        failed = result is not SpanExportResult.SUCCESS
+        self._counts["failed" if failed else "exported"] += len(spans)
+        if failed and not self._failing:
+            log.warning("traces_not_exported", consequence="spans are dropped until the collector answers")
+        elif self._failing and not failed:
+            log.info("traces_exported_again")
+        self._failing = failed
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+
+def _remote(traceparent: str) -> Context:
+    _, trace_id, span_id, flags = traceparent.split("-")
+    parent = trace.SpanContext(
+        int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=trace.TraceFlags(int(flags, 16))
+    )
+    return trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())

@@ -65,7 +65,7 @@ contracts: $(DEV) ## Write the documents that are made from the code: OpenAPI, A
 	@$(BIN)/python -m tests.support.contracts
 
 docs: $(DEV) ## Build the documentation site into build/site
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 docs-serve: $(DEV) ## Show the documentation site, and build it anew when a page changes
 	@NO_MKDOCS_2_WARNING=1 exec $(BIN)/mkdocs serve $(ARGS)

@@ -33,7 +33,7 @@ SETTINGS: Final[Mapping[str, type[ServiceSettings]]] = {
     "generator": GeneratorSettings,
 }
 TRACE_VARIABLES: Final = {
-    "OTEL_EXPORTER_OTLP_ENDPOINT": "Where traces go, over OTLP/HTTP; without it there are none. See docs/observability.md.",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "Where traces go (OTLP/HTTP); without it there are none. See docs/observability.md.",
 }
 CLIENT_VARIABLES: Final = {
     "LOOPAI_URL": "Where the `loopai` command and the Python client find the API.",
@@ -336,7 +336,7 @@ Where there is a second name, it sets the value for all services, and a service'
     for service, kind in SETTINGS.items():
         own = {n: f for n, f in kind.model_fields.items() if n not in shared or _default(f) != _default(shared[n])}
         text += f"\n## {service}\n\n{_settings_table(own, PREFIXES[service])}"
-    text += f"\n## Traces\n\nOpenTelemetry's own variables: [observability](../observability.md#traces).\n"
+    text += "\n## Traces\n\nOpenTelemetry's own variables: [observability](../observability.md#traces).\n"
     text += f"\n## Clients\n\n{_table(('variable', 'meaning'), [(f'`{n}`', m) for n, m in CLIENT_VARIABLES.items()])}"
     return text
 

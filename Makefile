@@ -11,7 +11,7 @@ DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test check format lint types imports unit contract contracts servers audit licenses images bench lock clean
+.PHONY: help up down demo test check format lint types imports unit contract contracts docs docs-serve servers audit licenses images bench lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -61,8 +61,14 @@ unit: $(DEV)
 contract: $(DEV)
 	@$(BIN)/pytest -q -n 2 tests/contract
 
-contracts: $(DEV) ## Write the documents that are made from the code: OpenAPI, AsyncAPI, JSON Schemas, errors, metrics
+contracts: $(DEV) ## Write the documents that are made from the code: OpenAPI, AsyncAPI, JSON Schemas, reference pages, metrics
 	@$(BIN)/python -m tests.support.contracts
+
+docs: $(DEV) ## Build the documentation site into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: $(DEV) ## Show the documentation site, and build it anew when a page changes
+	@NO_MKDOCS_2_WARNING=1 exec $(BIN)/mkdocs serve $(ARGS)
 
 SERVERS := .servers/.installed
 servers: $(SERVERS) ## Install MongoDB, Valkey, Azurite and Helm for the tests, into .servers/

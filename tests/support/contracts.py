@@ -14,6 +14,7 @@ from loopai_api.versions import VERSIONS
 from loopai_common.asyncapi import asyncapi_document, message_schemas
 from loopai_common.permissions import nats_authorization
 from tests.support.metrics import metrics_markdown
+from tests.support.reference import reference_pages
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = "docs/contracts/schemas"
@@ -23,11 +24,10 @@ def documents() -> dict[str, str]:
     """Path → text of every document."""
     app = wiring.build(ApiSettings()).app
     assert isinstance(app, FastAPI)
+    openapi = {name: openapi_document(app.state.routes, version, ()) for name, version in VERSIONS.items()}
     return {
-        **{
-            f"tests/contract/api/openapi-{name}.json": _json(openapi_document(app.state.routes, version, ()))
-            for name, version in VERSIONS.items()
-        },
+        **{f"tests/contract/api/openapi-{name}.json": _json(document) for name, document in openapi.items()},
+        **reference_pages(openapi["v1"], openapi["v2"]),
         "docs/errors.md": errors_markdown(),
         "docs/metrics.md": metrics_markdown(),
         "docs/contracts/nats-users.conf": nats_authorization(),

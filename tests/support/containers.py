@@ -52,6 +52,13 @@ class ContainerRun:
         return self._container.status in {"running", "paused"}
 
     @property
+    def pid(self) -> int:
+        """The process, as this machine numbers it; the server must run."""
+        assert self._container is not None, "the server does not run"
+        self._container.reload()
+        return int(self._container.attrs["State"]["Pid"])
+
+    @property
     def last_words(self) -> str:
         """What the server said last."""
         return "" if self._container is None else self._container.logs(tail=5).decode(errors="replace")

@@ -47,6 +47,12 @@ class ProcessRun:
         return self._process is not None and self._process.poll() is None
 
     @property
+    def pid(self) -> int:
+        """The process; it must have been started."""
+        assert self._process is not None, "the server does not run"
+        return self._process.pid
+
+    @property
     def last_words(self) -> str:
         """What the server said last."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-5:])
@@ -91,8 +97,7 @@ class ProcessRun:
         self._send(signal.SIGCONT)
 
     def _send(self, number: signal.Signals) -> None:
-        assert self._process is not None, "the server does not run"
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
 
 
 class Server:
@@ -102,6 +107,11 @@ class Server:
         self.port = port
         self._run = run
         self._answers = answers
+
+    @property
+    def pid(self) -> int:
+        """The process; the server must run."""
+        return self._run.pid
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""

@@ -139,6 +139,23 @@ async def test_an_execution_is_one_trace_down_to_its_run_in_the_worker(
     assert round(run.end_ns - run.start_ns, -3) == round(response.json()["latency_ms"] * 1e6, -3)
 
 
+async def test_an_execution_over_nats_belongs_to_the_trace_of_its_caller(
+    traced: Product, collector: TraceCollector
+) -> None:
+    task = (await traced.program(ECHO))["id"]
+    trace_id, header = sampled()
+    reply = await traced.nats.request(f"loopai.rpc.v1.execute.{task}.active", b'{"input": 1}', 20, headers=header)
+    assert b'"success"' in reply.data
+    await eventually(lambda: has(collector, trace_id, "loopai.rpc.v1.execute", "execute", "run"))
+    spans = collector.trace(trace_id)
+    assert chain(spans, only(spans, "executor", "run")) == [
+        ("executor", "loopai.rpc.v1.execute"),
+        ("executor", "execute"),
+        ("executor", "run"),
+    ]
+    assert spans[0].attributes == {"rpc.system.name": "nats", "rpc.method": "loopai.rpc.v1.execute"}
+
+
 async def test_an_asynchronous_execution_keeps_the_trace_of_who_asked_for_it(
     traced: Product, collector: TraceCollector
 ) -> None:

@@ -51,8 +51,8 @@ class ExecutorMetrics(Collector):
             f"Executions of the {TOP_TASKS} busiest tasks by outcome, counted while their programs are loaded.",
             labels=["task_id", "outcome"],
         )
-        for task, count, failures in pool.busiest(TOP_TASKS):
-            tasks.add_metric([task, "success"], count - failures)
+        for task, total, failures in pool.busiest(TOP_TASKS):
+            tasks.add_metric([task, "success"], total - failures)
             tasks.add_metric([task, "failure"], failures)
         yield tasks
         kills = CounterMetricFamily("loopai_worker_kills", "Workers that died, by the limit.", labels=["limit"])

@@ -40,7 +40,7 @@ class OtlpExporter:
             }
         )
         self._provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(_Watched(OTLPSpanExporter(), counts)))
+        self._provider.add_span_processor(BatchSpanProcessor(_Watched(OTLPSpanExporter(), service, counts)))
         self._tracer = self._provider.get_tracer("loopai", __version__)
 
     def start(self, name: str, parent: str | None, kind: Kind, attributes: Attributes, at_ns: int | None) -> Any:
@@ -62,8 +62,9 @@ class OtlpExporter:
 class _Watched(SpanExporter):
     """Counts what another exporter does, and logs when it stops working and when it works again."""
 
-    def __init__(self, exporter: SpanExporter, counts: dict[str, int]) -> None:
+    def __init__(self, exporter: SpanExporter, service: str, counts: dict[str, int]) -> None:
         self._exporter = exporter
+        self._log = log.bind(service=service)  # the thread that exports has no context of its own
         self._counts = counts
         self._failing = False
 
@@ -72,9 +73,9 @@ class _Watched(SpanExporter):
         failed = result is not SpanExportResult.SUCCESS
         self._counts["failed" if failed else "exported"] += len(spans)
         if failed and not self._failing:
-            log.warning("traces_not_exported", consequence="spans are dropped until the collector answers")
+            self._log.warning("traces_not_exported", consequence="spans are dropped until the collector answers")
         elif self._failing and not failed:
-            log.info("traces_exported_again")
+            self._log.info("traces_exported_again")
         self._failing = failed
         return result
 

@@ -245,15 +245,14 @@ def _channels(kind: Kind) -> str:
             f"`{channel.address}`",
             f"`{channel.service}`",
             _users(re.sub(r"\{\w+\}", "*", channel.address), heard=heard, beside=channel.service),
-            _schemas(channel.messages),
-            *([_schemas(channel.replies)] if kind is Kind.REQUEST else ()),
+            _schemas(channel.messages) + (f" → {_schemas(channel.replies)}" if channel.replies else ""),
             _prose((channel.messages[0].__doc__ or "").split("\n\n")[0]),
         )
         for channel in CHANNELS
         if channel.kind is kind
     ]
-    reply = ("reply",) if kind is Kind.REQUEST else ()
-    return _table(("subject", taken, "heard by" if heard else "sent by", "message", *reply, "meaning"), rows)
+    message = "message → reply" if kind is Kind.REQUEST else "message"
+    return _table(("subject", taken, "heard by" if heard else "sent by", message, "meaning"), rows)
 
 
 def _users(subject: str, *, heard: bool = False, beside: str = "") -> str:

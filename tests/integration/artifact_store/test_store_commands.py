@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from loopai_artifact_store.operator import main
 from loopai_artifact_store.ports import Store
+from loopai_artifact_store.recovery import write_all_labels
 from loopai_client.cli.main import app
 from loopai_common.identifiers import new_uuid
 from tests.contract.artifact_store.builders import (
@@ -73,6 +74,7 @@ async def home(tmp_path: Path) -> Path:
         task = await cases.create_task(creating(name))
         await cases.publish(publishing(task.id))
         await store.executions.add([record(task.id)])
+    await write_all_labels(store)  # a disk that is slow for two seconds leaves some out
     await executions.close()
     await catalog.close()
     return tmp_path

@@ -89,7 +89,7 @@ async def test_learned_program_answers_in_a_locked_worker(
 
 
 def test_a_waiting_learner_has_not_loaded_what_only_learning_needs(generator: ServiceProcess) -> None:
-    learned(generator, objects_request(flowers()[:30]))
+    learned(generator, objects_request(flowers()[::5]))
     wait_for(lambda: bool(descendants(generator.pid)), "a learner that waits")
     (waiting,) = descendants(generator.pid)
     # NumPy is the last that it imports, so the process has imported all that it will.

@@ -66,11 +66,9 @@ def _linked(objects: Iterable[Path]) -> Iterator[Path]:
 
 
 def _copy_tree(directory: Path, root: Path) -> None:
-    shutil.copytree(directory, _inside(directory, root), symlinks=True, dirs_exist_ok=True, ignore=_ignore(directory))
-
-
-def _ignore(directory: Path):  # type: ignore[no-untyped-def]
-    return None if (directory / "pyvenv.cfg").exists() else _LEFT_OUT
+    whole = (directory / "pyvenv.cfg").exists()  # of a virtual environment nothing is left out
+    ignore = None if whole else _LEFT_OUT
+    shutil.copytree(directory, _inside(directory, root), symlinks=True, dirs_exist_ok=True, ignore=ignore)
 
 
 def _copy(path: Path, root: Path) -> None:

@@ -154,7 +154,7 @@ class MongoDatabase:
                     )
                 except _Again:
                     # PyMongo's own pauses grow to half a second, in which one that is busier always comes first.
-                    await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311
+                    await asyncio.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311  # chance
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncClientSession]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from loopai_artifact_store.operator import main
+from loopai_artifact_store.operations.operator import main
+from loopai_artifact_store.operations.recovery import write_all_labels
 from loopai_artifact_store.ports import Store
-from loopai_artifact_store.recovery import write_all_labels
 from loopai_client.cli.main import app
 from loopai_common.identifiers import new_uuid
 from tests.contract.artifact_store.builders import (

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from loopai_artifact_store.operations.labelling import label_all
 from loopai_artifact_store.operations.operator import main
-from loopai_artifact_store.operations.recovery import write_all_labels
 from loopai_artifact_store.ports import Store
 from loopai_client.cli.main import app
 from loopai_common.identifiers import new_uuid
@@ -88,7 +88,7 @@ async def home(tmp_path: Path) -> Path:
         # Each has bytes of its own: an export takes what two tasks share from the first one.
         await cases.publish(publishing(task.id, code=f"def run(input):\n    return '{name}'\n"))
         await store.executions.add([record(task.id)])
-    await write_all_labels(store)  # a disk that is slow for two seconds leaves some out
+    await label_all(store)  # which the service does after the requests
     await executions.close()
     await catalog.close()
     return tmp_path

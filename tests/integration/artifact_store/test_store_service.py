@@ -21,6 +21,9 @@ from nats.errors import Error as NatsError
 from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 
+from loopai_artifact_store.adapters.memory_executions import MemoryExecutionLog
+from loopai_artifact_store.operations.verification import verify
+from loopai_artifact_store.ports import Store
 from loopai_client.local.nats_server import NatsServer, free_port
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
@@ -126,6 +129,17 @@ async def eventually(condition: Callable[[], bool]) -> None:
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < deadline, "it did not come true in time"
         await asyncio.sleep(0.02)
+
+
+async def until_documented(data_dir: Path) -> None:
+    """Returns when no document is behind, and asserts that they say what the catalog says."""
+    catalog = open_sqlite(data_dir)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (await catalog.backlog()).changes:
+        assert time.monotonic() < deadline, "it did not catch up in time"
+        await asyncio.sleep(0.02)
+    assert (await verify(Store(catalog, MemoryExecutionLog(), open_files(data_dir)))).problems == ()
+    await catalog.close()
 
 
 class Caller:
@@ -389,7 +403,7 @@ class TestCommands:
 
 class TestCrashesAndOutages:
     async def test_nothing_acknowledged_is_lost_by_kills_under_load(
-        self, caller: Caller, start: Callable[[], Service]
+        self, caller: Caller, start: Callable[[], Service], data_dir: Path
     ) -> None:
         acknowledged: dict[str, list[int]] = {}
         stopped = asyncio.Event()
@@ -438,6 +452,34 @@ class TestCrashesAndOutages:
                 subjects.TASK_CREATED,
                 *[subjects.ARTIFACT_PUBLISHED, subjects.ARTIFACT_ACTIVATED] * count,
             ]
+        await until_documented(data_dir)
+
+    async def test_documents_that_a_killed_store_left_behind_are_written_after_a_start(
+        self, start: Callable[[], Service], data_dir: Path
+    ) -> None:
+        catalog = open_sqlite(data_dir)
+        store = store_on(catalog, open_files(data_dir))
+        for _ in range(20):
+            await store.publish(publishing((await store.create_task(creating())).id))
+        assert (await catalog.backlog()).changes == 40
+        await catalog.close()
+        service = await start().until_ready()
+        await until_documented(data_dir)
+        await eventually(lambda: "loopai_undocumented_changes 0.0" in service.get("/metrics")[1])
+
+    async def test_a_storage_of_documents_that_fails_fails_no_request_and_heals(
+        self, caller: Caller, service: Service, data_dir: Path
+    ) -> None:
+        task = await caller.create()
+        await until_documented(data_dir)
+        in_the_way = data_dir / "artifacts" / str(task.id) / "versions"
+        in_the_way.rename(data_dir / "aside")
+        in_the_way.write_text("no directory")
+        assert (await caller.publish(publishing(task.id))).version == 1
+        await eventually(lambda: "loopai_undocumented_changes 1.0" in service.get("/metrics")[1])
+        assert 'operation="label",outcome="store_unavailable"' in service.get("/metrics")[1]
+        in_the_way.unlink()
+        await until_documented(data_dir)
 
     async def test_events_that_waited_are_delivered_after_a_start(
         self, caller: Caller, start: Callable[[], Service], data_dir: Path

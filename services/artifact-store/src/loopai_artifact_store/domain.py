@@ -320,11 +320,25 @@ class Census:
 
 
 @dataclass(frozen=True, slots=True)
+class Undocumented:
+    """What the recovery documents of a task do not tell yet: the task itself, and these versions.
+
+    ``revision`` is that of the last change of them.
+    """
+
+    task_id: TaskId
+    revision: int
+    versions: tuple[Version, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits in the outbox; ``oldest`` is ``None`` when nothing does."""
+    """What waits: events in the outbox, and changes for the recovery documents; ``None`` when nothing does."""
 
     events: int
     oldest: datetime | None
+    changes: int = 0
+    oldest_change: datetime | None = None
 
 
 def task_key(reference: str) -> TaskKey:

@@ -417,7 +417,7 @@ async def test_abandoned_temporary_files_are_swept_and_young_ones_kept(tmp_path:
     assert (await store.get_artifact(GetArtifact(task=task.name, include_code=True))).code is not None
 
 
-@pytest.mark.parametrize("failing_call", range(5))
+@pytest.mark.parametrize("failing_call", range(6))
 async def test_labels_recover_from_a_failing_fsync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing_call: int
 ) -> None:

@@ -547,7 +547,7 @@ class TestCrashesAndOutages:
             mongo.stop()
 
     async def test_two_instances_on_one_directory_are_one_store(
-        self, caller: Caller, start: Callable[[], Service]
+        self, caller: Caller, start: Callable[[], Service], data_dir: Path
     ) -> None:
         services = [start(), start()]
         for service in services:
@@ -564,6 +564,7 @@ class TestCrashesAndOutages:
             if message.subject == subjects.ARTIFACT_PUBLISHED
         ]
         assert versions == list(range(1, 41))
+        await until_documented(data_dir)
 
 
 class TestOperations:

@@ -176,7 +176,8 @@ def _write_labels(directory: Path, labels: Labels) -> None:
         _write(versions / f"{_label(version)}.json", document.encode())
     for version, digest in labels.digests.items():
         _link(versions / _label(version), Path("..") / digest)
-    _sync_directory(versions)
+    if labels.digests:
+        _sync_directory(versions)
     if labels.task is not None and not _holds(directory / _TASK, labels.task.encode()):
         _write(directory / _TASK, labels.task.encode())
     if labels.active is not None:
@@ -253,7 +254,7 @@ def _temporary(directory: Path) -> Path:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Keeps a put and a removal apart, in other processes too; the kernel frees the lock of one that ends."""
+    """Keeps those apart who change the same, in other processes too; the kernel frees the lock of one that ends."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -18,7 +18,7 @@ from tests.load import scenarios
 from tests.support.documentation import ROOT
 
 SERVICES = {"api", "artifact-store", "executor", "generator", "generator-proxy", "nats-server"}
-SCALES = {"constant": 0.01, "ramp": 0.003, "spike": 0.01, "soak": 0.001}
+SCALES = {"constant": 0.01, "ramp": 0.003, "spike": 0.01, "soak": 0.0015}
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,31 @@ def report_of(local: Local, name: str, file: Path, *arguments: str, **environmen
     return report
 
 
+@pytest.fixture(scope="module")
+def reports(local: Local, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The report of each scenario, by its name."""
+    directory = tmp_path_factory.mktemp("reports")
+    return {name: report_of(local, name, directory / f"{name}.json") for name in scenarios.names()}
+
+
 @pytest.mark.parametrize("name", scenarios.names())
-def test_every_request_of_a_scenario_that_is_not_too_much_is_made_and_answered(
-    name: str, local: Local, tmp_path: Path
-) -> None:
-    report = report_of(local, name, tmp_path / "report.json")
+def test_what_became_of_every_request_of_a_scenario_is_reported(name: str, reports: dict[str, dict[str, Any]]) -> None:
+    report = reports[name]
     wanted = scenarios.scenario(name, SCALES[name])
     due = int(sum(stage.load.requests for stage in wanted.stages))
     assert due > 10
     assert sum(report["ends"].values()) == sum(stage["requests"] for stage in report["stages"]) == due
     # A shared machine may stand still for more than the second that a request waits to be sent.
-    assert set(report["ends"]) <= {"200", "dropped"}
+    assert {"200"} <= set(report["ends"]) <= {"200", "dropped"}
     assert [stage["name"] for stage in report["stages"]] == [stage.name for stage in wanted.stages]
     assert 0 < report["p50_ms"] <= report["p95_ms"] <= report["p99_ms"]
     assert report["answered_per_second"] > 0
 
 
-def test_memory_of_every_process_of_a_local_stack_is_watched(local: Local, tmp_path: Path) -> None:
-    report = report_of(local, "soak", tmp_path / "report.json")
-    assert {growth["process"] for growth in report["memory"]} == SERVICES
-    assert all(growth["kind"] == "PSS" and growth["last_mb"] > 1 for growth in report["memory"])
+def test_memory_of_every_process_of_a_local_stack_is_watched(reports: dict[str, dict[str, Any]]) -> None:
+    memory = reports["soak"]["memory"]
+    assert {growth["process"] for growth in memory} == SERVICES
+    assert all(growth["kind"] == "PSS" and growth["samples"] > 1 and growth["last_mb"] > 1 for growth in memory)
 
 
 def test_memory_of_what_runs_elsewhere_is_read_from_its_metrics(local: Local, tmp_path: Path) -> None:
@@ -91,11 +96,11 @@ def test_memory_of_what_runs_elsewhere_is_read_from_its_metrics(local: Local, tm
     assert [(growth["process"], growth["kind"]) for growth in report["memory"]] == [("api", "RSS")]
 
 
-def test_tasks_of_the_load_are_archived_at_its_end(local: Local, tmp_path: Path) -> None:
-    report_of(local, "constant", tmp_path / "report.json")
+@pytest.mark.usefixtures("reports")
+def test_tasks_of_the_load_are_archived_at_its_end(local: Local) -> None:
     headers = {"Authorization": f"Bearer {local.environment['LOOPAI_API_KEY']}"}
     tasks = httpx.get(f"{local.url}/api/v1/tasks", params={"name_prefix": "load-"}, headers=headers).json()["items"]
-    assert tasks
+    assert len(tasks) >= len(SCALES)
     assert {task["status"] for task in tasks} == {"archived"}
 
 

@@ -33,7 +33,7 @@ def measurement(results: Results, system: str, connections: int) -> dict[str, An
 def _cpu(connections: int) -> Callable[[Results], float | None]:
     def measured(results: Results) -> float | None:
         found = measurement(results, LOOPAI, connections)
-        return found and float(found["total_cpu_us"])
+        return float(found["total_cpu_us"]) if found else None
 
     return measured
 

@@ -35,7 +35,7 @@ export function scenario(name, more = {}, memory = () => []) {
     options,
     setup: () => makeTask(name),
     run: (data) => execute(data, stages),
-    teardown: (data) => http.del(`${url}/api/v1/tasks/${data.task}`, null, { headers: { ...headers, 'If-Match': '*' } }),
+    teardown: ({ task }) => http.del(`${url}/api/v1/tasks/${task}`, null, { headers: { ...headers, 'If-Match': '*' } }),
     handleSummary: (data) => summary(name, stages, data, memory(data.metrics)),
   };
 }
@@ -50,7 +50,7 @@ export function watched(name) {
   return fail(`${name} watches no memory`);
 }
 
-// An open loop: k6 starts requests when they are due as long as it has a free connection, and drops them when it has not.
+// An open loop: k6 starts requests when they are due while it has a free connection, and drops them when it has none.
 function arrivals(stages, connections) {
   const aMinute = (rate) => Math.max(1, Math.round(rate * scale * 60));
   const targets = [];
@@ -73,13 +73,16 @@ function arrivals(stages, connections) {
 function thresholds(stages) {
   const wanted = {};
   stages.forEach(({ name, overload }) => {
-    wanted[`http_req_duration{stage:${name},expected_response:true}`] = [overload ? 'p(99)>=0' : `p(99)<=${limits.p99_ms}`];
+    const latency = `http_req_duration{stage:${name},expected_response:true}`;
+    wanted[latency] = [overload ? 'p(99)>=0' : `p(99)<=${limits.p99_ms}`];
     wanted[`errors{stage:${name}}`] = [overload ? 'rate>=0' : `rate<=${limits.errors}`];
     wanted[`http_reqs{stage:${name}}`] = ['count>=0'];
   });
   ENDS.forEach((end) => { wanted[`http_reqs{load:yes,status:${end}}`] = ['count>=0']; });
   wanted['http_req_duration{load:yes,expected_response:true}'] = ['p(99)>=0'];
-  if (!stages.some((stage) => stage.overload)) wanted.dropped_iterations = [`count<=${Math.floor(limits.errors * due(stages))}`];
+  if (!stages.some((stage) => stage.overload)) {
+    wanted.dropped_iterations = [`count<=${Math.floor(limits.errors * due(stages))}`];
+  }
   return wanted;
 }
 
@@ -145,8 +148,9 @@ function summary(name, stages, { metrics, state }, memory) {
   const seconds = stages.reduce((sum, stage) => sum + stage.seconds, 0);
   const broken = Object.entries(metrics).flatMap(([metric, { thresholds: of }]) => Object.entries(of || {})
     .filter(([, { ok }]) => !ok).map(([limit]) => `${metric}: ${limit}`));
-  memory.filter((growth) => growth.growth_mb > limits.growth_mb)
-    .forEach((growth) => broken.push(`${growth.process} grew by ${growth.growth_mb.toFixed(1)} MB, allowed are ${limits.growth_mb}`));
+  memory.filter(({ growth_mb: grown }) => grown > limits.growth_mb).forEach(({ process, growth_mb: grown }) => {
+    broken.push(`${process} grew by ${grown.toFixed(1)} MB, allowed are ${limits.growth_mb}`);
+  });
   const report = {
     scenario: name,
     scale,

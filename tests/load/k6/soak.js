@@ -6,12 +6,14 @@ import { Counter, Gauge } from 'k6/metrics';
 import { MB, scenario, watched } from './common.js';
 
 const SAMPLES = 180;
+const SUMS = ['n', 't', 'm', 'tt', 'tm'];
 const SHORTEST_PAUSE_SECONDS = 0.5;
 const time = watched('soak');
 const pauseSeconds = Math.max(SHORTEST_PAUSE_SECONDS, time.seconds / SAMPLES);
 const processes = (__ENV.LOAD_METRICS || '').split(',').filter(Boolean).map((part, at) => {
   const [name, url] = part.trim().split('=');
-  return { name, url, last: new Gauge(`memory_${at}_last`), sums: Object.fromEntries(['n', 't', 'm', 'tt', 'tm'].map((sum) => [sum, new Counter(`memory_${at}_${sum}`)])) };
+  const sums = Object.fromEntries(SUMS.map((sum) => [sum, new Counter(`memory_${at}_${sum}`)]));
+  return { name, url, last: new Gauge(`memory_${at}_last`), sums };
 });
 const watch = {
   executor: 'constant-arrival-rate',
@@ -45,8 +47,15 @@ export function memory() {
 // The line of least squares through each process's memory, from the sums: k6 keeps no samples for its summary.
 function growth(metrics) {
   return processes.filter(({ sums }) => metrics[sums.n.name]).map(({ name, last, sums }) => {
-    const [n, t, m, tt, tm] = ['n', 't', 'm', 'tt', 'tm'].map((sum) => metrics[sums[sum].name].values.count);
+    const [n, t, m, tt, tm] = SUMS.map((sum) => metrics[sums[sum].name].values.count);
     const slope = n > 1 ? (n * tm - t * m) / (n * tt - t * t) : 0;
-    return { process: name, kind: 'RSS', samples: n, last_mb: metrics[last.name].values.value, mb_per_hour: slope * 3600, growth_mb: slope * (n - 1) * pauseSeconds };
+    return {
+      process: name,
+      kind: 'RSS',
+      samples: n,
+      last_mb: metrics[last.name].values.value,
+      mb_per_hour: slope * 3600,
+      growth_mb: slope * (n - 1) * pauseSeconds,
+    };
   });
 }

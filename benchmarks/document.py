@@ -88,7 +88,7 @@ def _request(results: Results, m: dict[str, Any]) -> list[str]:
     load = m["load"]
     ours = measurement(results, LOOPAI, m["connections"])
     comparable = ours and ours["scenario"] == m["scenario"] and ours["system"] != m["system"]
-    ratio = f"{m['total_cpu_us'] / ours['total_cpu_us']:.1f}" if ours and comparable else ""
+    ratio = f"{m['total_cpu_us'] / ours['total_cpu_us']:.2f}" if ours and comparable else ""
     latencies = [f"{load[name]:.2f}" for name in ("p50_ms", "p95_ms", "p99_ms")]
     figures = [f"{load['requests_per_second']:,.0f}", f"{m['total_cpu_us']:.1f}", *latencies, str(load["errors"])]
     return [m["scenario"], m["system"], str(m["connections"]), *figures, ratio]

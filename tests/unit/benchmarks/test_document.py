@@ -37,7 +37,7 @@ def test_the_page_describes_the_machine_and_has_every_measurement_with_its_ratio
     text = page([results()])
     assert "| cpu | A fast one |" in text
     assert "| single_program | Loopai | 64 | 1,234 | 30.0 | 1.00 | 2.00 | 3.00 | 0 |  |" in text
-    assert "| single_program | FastAPI, in process | 64 | 1,234 | 150.0 | 1.00 | 2.00 | 3.00 | 0 | 5.0 |" in text
+    assert "| single_program | FastAPI, in process | 64 | 1,234 | 150.0 | 1.00 | 2.00 | 3.00 | 0 | 5.00 |" in text
     assert "| Loopai | 64 | api 29.0, nats-server 1.0 |" in text
     assert "| Loopai | api | 3 | 20 | 10 |" in text
 

@@ -13,6 +13,7 @@ import ssl
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -51,7 +52,9 @@ class Connection(asyncio.Protocol, ABC):
         self._free()
 
     def data_received(self, data: bytes) -> None:
-        """Takes the next request when the answer is complete."""
+        """Takes the next request when the answer is complete. What comes unasked, before a close, is no answer."""
+        if not self.busy:
+            return
         self._buffer = self._buffer + data if self._buffer else data
         head_end = self._buffer.find(b"\r\n\r\n")
         if head_end < 0:
@@ -127,7 +130,7 @@ class OpenLoop:
     """Connections without a request, and requests by their number: those that are due, and the next to be taken."""
 
     def __init__(self, stages: list[Stage]) -> None:
-        self.free: list[OpenConnection] = []
+        self.free: deque[OpenConnection] = deque()  # first in, first out: servers close those that idle
         self._schedule = Schedule(stages)
         self._tallies = [Tally() for _ in stages]
         self._started = 0.0
@@ -137,12 +140,12 @@ class OpenLoop:
         """Gives what is due to free connections, the longest due first, and gives up what has waited too long."""
         while self._next < self._due:
             late = time.perf_counter() - self._started - self._schedule.due(self._next)
-            while self.free and self.free[-1].lost.done():
-                self.free.pop()
+            while self.free and self.free[0].lost.done():
+                self.free.popleft()
             if late > _PATIENCE_SECONDS:
                 self.ended(self._next, "dropped")
             elif self.free:
-                self.free.pop().take(self._next)
+                self.free.popleft().take(self._next)
             else:
                 return
             self._next += 1

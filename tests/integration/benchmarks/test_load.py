@@ -93,6 +93,28 @@ def test_a_connection_that_the_server_ends_is_made_again(answer: Answer, end: st
     assert tally.ends.total() == 20
 
 
+async def test_what_a_server_says_to_an_idle_connection_before_it_closes_it_is_no_answer() -> None:
+    closed = 0
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal closed
+        try:
+            while await asyncio.wait_for(reader.read(65536), 0.1):
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+        except TimeoutError:
+            closed += 1
+            writer.write(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        seen = await staged(target(url), [Stage(1.0, 10.0, 10.0)], connections=4)
+    (tally,) = seen.stages
+    assert closed > 4
+    assert tally.ends.total() == 10
+    assert tally.ends["408"] < closed
+
+
 @pytest.mark.parametrize(("authorization", "sent"), [("Bearer key", "Bearer key"), ("", None)])
 def test_every_request_has_the_key(authorization: str, sent: str | None) -> None:
     with StubHttpServer({f"POST {PATH}": Answer("yes")}) as server:

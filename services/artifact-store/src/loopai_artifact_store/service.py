@@ -11,7 +11,6 @@ from uuid import UUID, uuid5
 from pydantic import TypeAdapter
 
 from loopai_artifact_store import domain
-from loopai_artifact_store.documents import activation, specification, summary
 from loopai_artifact_store.domain import (
     Artifact,
     Change,
@@ -32,6 +31,7 @@ from loopai_artifact_store.domain import (
     take_page,
     task_key,
 )
+from loopai_artifact_store.operations.documents import activation, specification, summary
 from loopai_artifact_store.origin import current_origin
 from loopai_artifact_store.ports import ArtifactStorage, Catalog, Observer
 from loopai_common.contracts import subjects

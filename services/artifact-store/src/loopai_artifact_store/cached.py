@@ -15,6 +15,7 @@ from loopai_artifact_store.domain import (
     Change,
     Decision,
     Event,
+    IdempotencyClaim,
     Task,
     TaskCopy,
     TaskCreation,
@@ -79,8 +80,9 @@ class CachedCatalog:
         *,
         generation_id: GenerationId | None = None,
         version: Version | None = None,
+        claim: IdempotencyClaim | None = None,
     ) -> Change:
-        change = await self._catalog.change_task(key, decide, generation_id=generation_id, version=version)
+        change = await self._catalog.change_task(key, decide, generation_id=generation_id, version=version, claim=claim)
         await self._reads.forget_task(change.task.id, revision=change.task.revision)
         return change
 

@@ -478,7 +478,7 @@ class TestCrashesAndOutages:
         in_the_way.write_text("no directory")
         assert (await caller.publish(publishing(task.id))).version == 1
         await eventually(lambda: "loopai_undocumented_changes 1.0" in service.get("/metrics")[1])
-        assert 'operation="label",outcome="store_unavailable"' in service.get("/metrics")[1]
+        assert 'operation="label_tags",outcome="store_unavailable"' in service.get("/metrics")[1]
         in_the_way.unlink()
         await until_documented(data_dir)
 

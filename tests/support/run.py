@@ -30,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
         code = subprocess.run(command, cwd=ROOT).returncode
         skipped = Counter(skips(results.read_text())) if results.exists() else Counter()
     _coverage("combine", "--quiet")
+    for unreadable in ROOT.glob(".coverage.*"):  # of processes that a test killed while they wrote it
+        unreadable.unlink()
     covered = _coverage("report", "--skip-covered") == 0
     print(f"\n{time.monotonic() - started:.0f} s")
     unexpected = 0

@@ -20,9 +20,9 @@ from loopai_artifact_store.adapters.redis_cache import RedisCache
 from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
 from loopai_artifact_store.adapters.sqlite_executions import SqliteExecutionLog, prepare_executions
 from loopai_artifact_store.metrics import CacheMetrics, StoreMetrics
+from loopai_artifact_store.operations.recovery import write_labels
 from loopai_artifact_store.ports import ArtifactStorage, Cache, Catalog
 from loopai_artifact_store.reads import CachedReads
-from loopai_artifact_store.recovery import write_labels
 from loopai_artifact_store.service import ArtifactStore
 from loopai_common.contracts.artifacts import PublishArtifact, ValidationReport
 from loopai_common.contracts.base import GenerationId, TaskId

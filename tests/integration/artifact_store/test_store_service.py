@@ -75,6 +75,7 @@ from loopai_common.errors import (
 from loopai_common.identifiers import new_id, new_uuid
 from loopai_common.runtime.errors import raise_failure
 from tests.contract.artifact_store.builders import creating, definition, open_files, open_sqlite, publishing, store_on
+from tests.support.bus import jetstream_of
 from tests.support.servers import Mongo
 
 T = TypeVar("T", bound=Contract)
@@ -153,7 +154,7 @@ class Caller:
 
     async def stream(self, name: str, count: int) -> list[Msg]:
         """The messages of a stream, once there are ``count`` of them."""
-        jetstream = self.client.jetstream()
+        jetstream = jetstream_of(self.client)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (state := (await jetstream.stream_info(name)).state).messages < count:
             assert time.monotonic() < deadline, f"{state.messages} of {count} messages arrived in {name}"
@@ -168,7 +169,7 @@ class Caller:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return await self.client.jetstream().get_last_msg(subjects.COMMANDS_STREAM, subject)
+                return await jetstream_of(self.client).get_last_msg(subjects.COMMANDS_STREAM, subject)
             except NotFoundError:
                 assert time.monotonic() < deadline, f"no command arrived on {subject}"
                 await asyncio.sleep(0.02)
@@ -177,7 +178,7 @@ class Caller:
         return await self.stream(subjects.EVENTS_STREAM, count)
 
     async def command(self, body: bytes, headers: dict[str, str] | None = None) -> None:
-        await self.client.jetstream().publish(subjects.TASK_CREATE_COMMAND, body, headers=headers, timeout=10)
+        await jetstream_of(self.client).publish(subjects.TASK_CREATE_COMMAND, body, headers=headers)
 
 
 @pytest.fixture
@@ -554,7 +555,7 @@ class TestOperations:
         assert service.get("/health/ready")[0] == 200
 
     async def test_a_consumer_that_somebody_deleted_shows(self, service: Service, caller: Caller) -> None:
-        await caller.client.jetstream().delete_consumer(subjects.COMMANDS_STREAM, "artifact-store-task-create")
+        await jetstream_of(caller.client).delete_consumer(subjects.COMMANDS_STREAM, "artifact-store-task-create")
         status, body = service.get("/health/ready")
         assert (status, json.loads(body)["checks"]["commands"]["status"]) == (200, "degraded")
 

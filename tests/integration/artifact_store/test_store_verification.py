@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from loopai_artifact_store import verification
 from loopai_artifact_store.adapters.azure_storage import AzureStorage
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_executions import MemoryExecutionLog
 from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog
-from loopai_artifact_store.documents import encode_copy
 from loopai_artifact_store.domain import digest_of
+from loopai_artifact_store.operations import verification
+from loopai_artifact_store.operations.documents import encode_copy
+from loopai_artifact_store.operations.recovery import CatalogNotEmpty, Rebuilt, rebuild, write_all_labels
+from loopai_artifact_store.operations.verification import verify
 from loopai_artifact_store.ports import ArtifactStorage, Store
-from loopai_artifact_store.recovery import CatalogNotEmpty, Rebuilt, rebuild, write_all_labels
-from loopai_artifact_store.verification import verify
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import ActivateArtifact, ArtifactStatus, GetArtifact
 from loopai_common.contracts.base import Digest, TaskId, Version

@@ -14,7 +14,7 @@ from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
 from loopai_artifact_store.domain import Activation, Change, Origin, TaskState
 from loopai_artifact_store.metrics import StoreMetrics
-from loopai_artifact_store.recovery import write_labels
+from loopai_artifact_store.operations.recovery import write_labels
 from loopai_artifact_store.service import ArtifactStore
 from loopai_common.contracts.artifacts import (
     MAX_CODE_BYTES,

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from functools import partial
 from uuid import UUID
 
-from loopai_artifact_store.domain import Artifact, Change, Decision, Event, Task, TaskCopy, TaskCreation, TaskKey
+from loopai_artifact_store.domain import (
+    Artifact,
+    Change,
+    Decision,
+    Event,
+    IdempotencyClaim,
+    Task,
+    TaskCopy,
+    TaskCreation,
+    TaskKey,
+)
 from loopai_artifact_store.ports import ArtifactStorage, Cached, CacheKey, CacheKind, Catalog, StoredProgram
 from loopai_artifact_store.reads import CachedReads
 from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version
@@ -49,8 +59,9 @@ class CachedCatalog:
         *,
         generation_id: GenerationId | None = None,
         version: Version | None = None,
+        claim: IdempotencyClaim | None = None,
     ) -> Change:
-        change = await self._catalog.change_task(key, decide, generation_id=generation_id, version=version)
+        change = await self._catalog.change_task(key, decide, generation_id=generation_id, version=version, claim=claim)
         await self._reads.forget_task(change.task.id, revision=change.task.revision)
         return change
 

@@ -45,6 +45,7 @@ from loopai_common.errors import (
     ActivationRefused,
     ArtifactNotFound,
     ExecutionNotFound,
+    IdempotencyKeyReused,
     LoopaiError,
     PayloadTooLarge,
     PreconditionFailed,
@@ -210,10 +211,16 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyClaim:
-    """A key and the digest of the definition it came with."""
+    """A key and the digest of what it came with."""
 
     key: str
-    definition_digest: str
+    digest: str
+    at: datetime
+
+    def check(self, known_digest: str) -> None:
+        """Raises :class:`IdempotencyKeyReused` when the key is known to stand for something else."""
+        if known_digest != self.digest:
+            raise IdempotencyKeyReused("the idempotency key was used before with another body")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,12 +260,14 @@ class Flaw:
 class TaskState:
     """What a change is decided on, read in the transaction that applies the change.
 
-    ``generation`` is what became of the generation that the change names, ``target`` the version that it names.
+    ``generation`` is what became of the generation that the change names, ``target`` the version that it names;
+    ``claimed`` says that its idempotency key was used before, for the same.
     """
 
     task: Task
     generation: Generation | None = None
     target: Artifact | None = None
+    claimed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -533,8 +542,11 @@ def start_generation(
 ) -> Change:
     """The command to make a new version, with ``more`` examples; a task without an active version is ``generating``.
 
-    Raises :class:`TaskArchived` and what :func:`_with_examples` raises.
+    Nothing when the generation was started before: its key is claimed, or it has ended even. Raises
+    :class:`TaskArchived` and what :func:`_with_examples` raises.
     """
+    if state.claimed or state.generation is not None:
+        return Change(state.task)
     task = _changeable(state.task)
     if task.active_version is None:
         task = replace(task, status=TaskStatus.GENERATING, status_reason=None)

@@ -16,6 +16,7 @@ from loopai_artifact_store.domain import (
     Decision,
     Event,
     Generation,
+    IdempotencyClaim,
     Page,
     RecordPosition,
     Task,
@@ -54,11 +55,14 @@ class Catalog(Protocol):
         *,
         generation_id: GenerationId | None = None,
         version: Version | None = None,
+        claim: IdempotencyClaim | None = None,
     ) -> Change:
         """Reads the task's state, asks ``decide``, and applies the change, as if nobody else were there.
 
-        The state holds what became of ``generation_id``, and ``version``. Raises
-        :class:`~loopai_common.errors.TaskNotFound` and whatever ``decide`` raises; then nothing changed.
+        The state holds what became of ``generation_id``, and ``version``, and whether there is the ``claim`` already,
+        which is stored with the change. Raises :class:`~loopai_common.errors.TaskNotFound`,
+        :class:`~loopai_common.errors.IdempotencyKeyReused` for a key that came with something else, and whatever
+        ``decide`` raises; then nothing changed.
         """
 
     async def task(self, key: TaskKey) -> Task:

@@ -6,12 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from pydantic import TypeAdapter
 
 from loopai_artifact_store import domain
-from loopai_artifact_store.documents import activation, specification, summary
 from loopai_artifact_store.domain import (
     Artifact,
     Change,
@@ -32,6 +31,7 @@ from loopai_artifact_store.domain import (
     take_page,
     task_key,
 )
+from loopai_artifact_store.operations.documents import activation, specification, summary
 from loopai_artifact_store.origin import current_origin
 from loopai_artifact_store.ports import ArtifactStorage, Catalog, Observer
 from loopai_common.contracts import subjects
@@ -168,15 +168,17 @@ class ArtifactStore:
     async def start_generation(self, command: StartGeneration) -> GenerationStarted:
         """Has a new version made, on the examples there are and those that come with the command.
 
-        Raises as :meth:`update_task`.
+        The same idempotency key with the same command answers with the generation that was started. Raises as
+        :meth:`update_task`, and ``IdempotencyKeyReused``.
         """
-        task = await self._catalog.task(task_key(command.task))
+        task, origin = await self._catalog.task(task_key(command.task)), current_origin()
         more = await asyncio.to_thread(_examples, task, command.examples)
-        generation_id = GenerationId(new_uuid())
+        claim = await asyncio.to_thread(_order_claim, task.id, command, origin)
+        generation_id = GenerationId(new_uuid() if claim is None else uuid5(task.id, f"{claim.key} {claim.digest}"))
         decide = partial(
-            domain.start_generation, command=command, more=more, generation_id=generation_id, origin=current_origin()
+            domain.start_generation, command=command, more=more, generation_id=generation_id, origin=origin
         )
-        await self._change(task.id, decide)
+        await self._change(task.id, decide, generation_id=generation_id, claim=claim)
         return GenerationStarted(task_id=task.id, generation_id=generation_id)
 
     async def get_generation(self, query: GetGeneration) -> GenerationState:
@@ -323,9 +325,12 @@ class ArtifactStore:
         *,
         generation_id: GenerationId | None = None,
         version: Version | None = None,
+        claim: IdempotencyClaim | None = None,
     ) -> Change:
         revised = partial(domain.revised, decide=decide)
-        change = await self._catalog.change_task(key, revised, generation_id=generation_id, version=version)
+        change = await self._catalog.change_task(
+            key, revised, generation_id=generation_id, version=version, claim=claim
+        )
         if change.events:
             self._on_commit()
         if change.activation is not None:
@@ -378,7 +383,7 @@ def _creation(definition: TaskDefinition, key: str | None, origin: Origin) -> Ta
     if key is not None:
         said = {field: value for field, value in values.items() if field not in _ADDED}
         said |= definition.model_dump(include=_ADDED, exclude_defaults=True)
-        claim = IdempotencyClaim(key, digest_of(json_text(said, canonical=True).encode("utf-8")))
+        claim = IdempotencyClaim(key, _digest(said), origin.at)
     task = Task(
         id=TaskId(new_uuid()),
         name=definition.name,
@@ -405,6 +410,18 @@ def _creation(definition: TaskDefinition, key: str | None, origin: Origin) -> Ta
     domain.check_size(task)
     created = TaskCreated(task_id=task.id, name=task.name, generation_id=GenerationId(new_uuid()))
     return TaskCreation(task, examples, event(subjects.TASK_CREATED, task.id, created, origin), claim)
+
+
+def _order_claim(task_id: TaskId, command: StartGeneration, origin: Origin) -> IdempotencyClaim | None:
+    """What the key of a command to make a version stands for: the same key may be used for another task."""
+    if command.idempotency_key is None:
+        return None
+    said = command.model_dump(exclude={"task", "idempotency_key"}, exclude_defaults=True)
+    return IdempotencyClaim(f"generate {task_id} {command.idempotency_key}", _digest(said), origin.at)
+
+
+def _digest(said: dict[str, Any]) -> str:
+    return digest_of(json_text(said, canonical=True).encode("utf-8"))
 
 
 def _examples(task: Task, examples: tuple[Example, ...]) -> Examples:

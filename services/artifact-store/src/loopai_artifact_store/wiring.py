@@ -18,10 +18,10 @@ from loopai_artifact_store.backends import Backends, open_backends
 from loopai_artifact_store.cached import CachedCatalog, CachedStorage
 from loopai_artifact_store.executions import ExecutionRecords
 from loopai_artifact_store.metrics import CacheMetrics, StoreMetrics
+from loopai_artifact_store.operations.recovery import write_labels
 from loopai_artifact_store.outbox import Outbox
 from loopai_artifact_store.ports import Catalog
 from loopai_artifact_store.reads import CachedReads
-from loopai_artifact_store.recovery import write_labels
 from loopai_artifact_store.service import ArtifactStore
 from loopai_artifact_store.settings import ArtifactStoreSettings
 from loopai_artifact_store.warming import warm

@@ -30,7 +30,7 @@ from loopai_artifact_store.domain import (
 from loopai_common.contracts.artifacts import ArtifactStatus
 from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version
 from loopai_common.contracts.tasks import TaskStatus
-from loopai_common.errors import IdempotencyKeyReused, TaskAlreadyExists
+from loopai_common.errors import TaskAlreadyExists
 
 
 @dataclass(slots=True)
@@ -64,11 +64,9 @@ class MemoryCatalog:
     async def create_task(self, creation: TaskCreation) -> TaskId:
         await asyncio.sleep(0)
         claim, task = creation.claim, creation.task
-        if claim is not None and claim.key in self._claims:
-            known, task_id = self._claims[claim.key]
-            if known != claim:
-                raise IdempotencyKeyReused("the idempotency key was used before with another definition")
-            return task_id
+        claimed = None if claim is None else self._claimed(claim)
+        if claimed is not None:
+            return claimed
         if task.name in self._ids:
             raise TaskAlreadyExists(f"there is a task named '{task.name}' already")
         self._records[task.id] = _Record(task, [creation.examples.text])
@@ -85,12 +83,16 @@ class MemoryCatalog:
         *,
         generation_id: GenerationId | None = None,
         version: Version | None = None,
+        claim: IdempotencyClaim | None = None,
     ) -> Change:
         await asyncio.sleep(0)
         record = self._record(key)
         generation = None if generation_id is None else record.generations.get(generation_id)
         target = None if version is None else record.artifact(version)
-        change = decide(TaskState(record.task, generation, target))
+        claimed = claim is not None and self._claimed(claim) is not None
+        change = decide(TaskState(record.task, generation, target, claimed))
+        if claim is not None:
+            self._claims.setdefault(claim.key, (claim, record.task.id))
         record.task = change.task
         if change.artifact is not None:
             record.artifacts.append(change.artifact)
@@ -180,7 +182,7 @@ class MemoryCatalog:
             self._outbox.pop(event_id, None)
 
     async def forget_claims(self, before: datetime) -> int:
-        old = [key for key, (_, task_id) in self._claims.items() if self._records[task_id].task.created_at < before]
+        old = [key for key, (claim, _) in self._claims.items() if claim.at < before]
         for key in old:
             del self._claims[key]
         return len(old)
@@ -200,6 +202,13 @@ class MemoryCatalog:
 
     async def check(self) -> None:
         return None
+
+    def _claimed(self, claim: IdempotencyClaim) -> TaskId | None:
+        if claim.key not in self._claims:
+            return None
+        known, task_id = self._claims[claim.key]
+        claim.check(known.digest)
+        return task_id
 
     def _record(self, key: TaskKey) -> _Record:
         task_id = TaskId(key) if isinstance(key, UUID) else self._ids.get(key)

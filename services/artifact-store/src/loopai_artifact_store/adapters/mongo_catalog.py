@@ -29,6 +29,7 @@ from loopai_artifact_store.domain import (
     Decision,
     Event,
     Generation,
+    IdempotencyClaim,
     Page,
     Task,
     TaskCopy,
@@ -42,7 +43,7 @@ from loopai_artifact_store.domain import (
 from loopai_common.contracts.artifacts import ArtifactStatus, ProgramArtifact
 from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version
 from loopai_common.contracts.tasks import Rollout, TaskStatus
-from loopai_common.errors import IdempotencyKeyReused, TaskAlreadyExists
+from loopai_common.errors import TaskAlreadyExists
 
 CATALOG_INDEXES: Final[dict[str, Sequence[IndexModel]]] = {
     "tasks": (
@@ -79,24 +80,14 @@ class MongoCatalog(MongoAdapter):
         claim, task = creation.claim, creation.task
 
         async def work(session: AsyncClientSession) -> TaskId:
-            if claim is not None:
-                known = await self._database["claims"].find_one({"_id": claim.key}, session=session)
-                if known is not None:
-                    if known["definition_digest"] != claim.definition_digest:
-                        raise IdempotencyKeyReused("the idempotency key was used before with another definition")
-                    return TaskId(known["task_id"])
+            claimed = None if claim is None else await self._find_claim(claim, session)
+            if claimed is not None:
+                return claimed
             if await self._database["tasks"].find_one({"name": task.name}, {"_id": True}, session=session) is not None:
                 raise TaskAlreadyExists(f"there is a task named '{task.name}' already")
             position = _now()
             if claim is not None:
-                await self._insert(
-                    session,
-                    "claims",
-                    _id=claim.key,
-                    definition_digest=claim.definition_digest,
-                    task_id=task.id,
-                    created_at=task.created_at,
-                )
+                await self._insert_claim(claim, task.id, session)
             await self._insert(session, "tasks", **_task_document(task), position=position)
             await self._insert(session, "examples", task_id=task.id, position=position, text=creation.examples.text)
             await self._insert(session, "outbox", **_event_document(creation.event), position=position)
@@ -112,6 +103,7 @@ class MongoCatalog(MongoAdapter):
         *,
         generation_id: GenerationId | None = None,
         version: Version | None = None,
+        claim: IdempotencyClaim | None = None,
     ) -> Change:
         async def work(session: AsyncClientSession) -> Change:
             known = await self._hold_task(key, session)
@@ -121,7 +113,10 @@ class MongoCatalog(MongoAdapter):
             if version is not None:
                 found = await self._find_artifact(task.id, version, session)
                 target = None if found is None else _artifact(found, known)
-            change = decide(TaskState(task, generation, target))
+            claimed = claim is not None and await self._find_claim(claim, session) is not None
+            change = decide(TaskState(task, generation, target, claimed))
+            if claim is not None and not claimed:
+                await self._insert_claim(claim, task.id, session)
             if change != Change(task, change.version):
                 await self._apply(session, known, change)
             return change
@@ -322,6 +317,17 @@ class MongoCatalog(MongoAdapter):
 
     async def _insert(self, session: AsyncClientSession, collection: str, /, **document: Any) -> None:
         await self._database[collection].insert_one(document, session=session)
+
+    async def _find_claim(self, claim: IdempotencyClaim, session: AsyncClientSession) -> TaskId | None:
+        known = await self._database["claims"].find_one({"_id": claim.key}, session=session)
+        if known is None:
+            return None
+        claim.check(known["definition_digest"])
+        return TaskId(known["task_id"])
+
+    async def _insert_claim(self, claim: IdempotencyClaim, task_id: TaskId, session: AsyncClientSession) -> None:
+        known = {"definition_digest": claim.digest, "task_id": task_id, "created_at": claim.at}
+        await self._insert(session, "claims", _id=claim.key, **known)
 
     async def _find_task(self, key: TaskKey, session: AsyncClientSession | None = None) -> Document:
         return _existing(key, await self._database["tasks"].find_one(_named(key), session=session))

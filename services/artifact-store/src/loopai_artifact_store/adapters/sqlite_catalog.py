@@ -19,6 +19,7 @@ from loopai_artifact_store.domain import (
     Decision,
     Event,
     Generation,
+    IdempotencyClaim,
     Origin,
     Page,
     Task,
@@ -35,7 +36,7 @@ from loopai_artifact_store.domain import (
 from loopai_common.contracts.artifacts import ArtifactStatus, ProgramArtifact
 from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version, format_timestamp
 from loopai_common.contracts.tasks import Comparison, Isolation, Rollout, TaskStatus
-from loopai_common.errors import IdempotencyKeyReused, TaskAlreadyExists
+from loopai_common.errors import TaskAlreadyExists
 
 T = TypeVar("T")
 
@@ -144,29 +145,15 @@ class SqliteCatalog(SqliteFile):
     async def create_task(self, creation: TaskCreation) -> TaskId:
         def work(connection: sqlite3.Connection) -> TaskId:
             claim, task = creation.claim, creation.task
-            if claim is not None:
-                row = connection.execute(
-                    "SELECT definition_digest, task_id FROM idempotency_keys WHERE key = ?", (claim.key,)
-                ).fetchone()
-                if row is not None:
-                    if row["definition_digest"] != claim.definition_digest:
-                        raise IdempotencyKeyReused("the idempotency key was used before with another definition")
-                    return TaskId(UUID(row["task_id"]))
+            claimed = None if claim is None else _find_claim(connection, claim)
+            if claimed is not None:
+                return claimed
             if connection.execute("SELECT 1 FROM tasks WHERE name = ?", (task.name,)).fetchone() is not None:
                 raise TaskAlreadyExists(f"there is a task named '{task.name}' already")
             _insert(connection, "tasks", _task_row(task))
             _insert(connection, "examples", {"task_id": str(task.id), "examples": creation.examples.text})
             if claim is not None:
-                _insert(
-                    connection,
-                    "idempotency_keys",
-                    {
-                        "key": claim.key,
-                        "definition_digest": claim.definition_digest,
-                        "task_id": str(task.id),
-                        "created_at": format_timestamp(task.created_at),
-                    },
-                )
+                _insert(connection, "idempotency_keys", _claim_row(task.id, claim))
             _insert(connection, "outbox", _event_row(creation.event))
             return task.id
 
@@ -179,12 +166,16 @@ class SqliteCatalog(SqliteFile):
         *,
         generation_id: GenerationId | None = None,
         version: Version | None = None,
+        claim: IdempotencyClaim | None = None,
     ) -> Change:
         def work(connection: sqlite3.Connection) -> Change:
             task = _find_task(connection, key)
             generation = None if generation_id is None else _find_generation(connection, task.id, generation_id)
             target = None if version is None else _find_artifact(connection, task.id, version)
-            change = decide(TaskState(task, generation, target))
+            claimed = claim is not None and _find_claim(connection, claim) is not None
+            change = decide(TaskState(task, generation, target, claimed))
+            if claim is not None and not claimed:
+                _insert(connection, "idempotency_keys", _claim_row(task.id, claim))
             _apply(connection, task, change)
             return change
 
@@ -364,6 +355,24 @@ def _find_task(connection: sqlite3.Connection, key: TaskKey) -> Task:
     if row is None:
         raise task_not_found(key)
     return _task(row)
+
+
+def _find_claim(connection: sqlite3.Connection, claim: IdempotencyClaim) -> TaskId | None:
+    query = "SELECT definition_digest, task_id FROM idempotency_keys WHERE key = ?"
+    row = connection.execute(query, (claim.key,)).fetchone()
+    if row is None:
+        return None
+    claim.check(row["definition_digest"])
+    return TaskId(UUID(row["task_id"]))
+
+
+def _claim_row(task_id: TaskId, claim: IdempotencyClaim) -> dict[str, Any]:
+    return {
+        "key": claim.key,
+        "definition_digest": claim.digest,
+        "task_id": str(task_id),
+        "created_at": format_timestamp(claim.at),
+    }
 
 
 def _find_examples(connection: sqlite3.Connection, task_id: TaskId) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from loopai_artifact_store.documents import BadDocument, decode_copy, decode_version, encode_copy, encode_version
 from loopai_artifact_store.domain import (
     WHOLE,
     Activation,
@@ -17,6 +16,13 @@ from loopai_artifact_store.domain import (
     digest_of,
     import_events,
     share_of,
+)
+from loopai_artifact_store.operations.documents import (
+    BadDocument,
+    decode_copy,
+    decode_version,
+    encode_copy,
+    encode_version,
 )
 from loopai_artifact_store.origin import current_origin
 from loopai_artifact_store.ports import ArtifactStorage, Catalog, Labels, Store, all_tasks

@@ -18,11 +18,11 @@ from prometheus_client import CollectorRegistry
 
 from loopai_artifact_store.backends import has_catalog, open_backends
 from loopai_artifact_store.metrics import StoreMetrics
+from loopai_artifact_store.operations.recovery import rebuild, write_all_labels
+from loopai_artifact_store.operations.transfer import export_tasks, import_tasks
+from loopai_artifact_store.operations.verification import verify
 from loopai_artifact_store.ports import Store
-from loopai_artifact_store.recovery import rebuild, write_all_labels
 from loopai_artifact_store.settings import ArtifactStoreSettings
-from loopai_artifact_store.transfer import export_tasks, import_tasks
-from loopai_artifact_store.verification import verify
 from loopai_common.contracts.base import format_timestamp
 from loopai_common.errors import LoopaiError
 from loopai_common.runtime.service import StartRefused

@@ -202,5 +202,5 @@ def test_a_label_with_one_row_and_a_hundred_labels_are_told_apart() -> None:
 @pytest.mark.parametrize("size", [1e-200, 1e200])
 def test_numbers_of_any_size_are_told_apart(size: float) -> None:
     ranks = np.arange(40, dtype=np.uint16)[None]
-    targets = size * (np.arange(40) // 10)
+    targets = np.array(size * (np.arange(40) // 10), np.float64)
     assert np.allclose(answers(regression_tree(ranks, targets, DEEP), ranks) / size, targets / size)

@@ -66,7 +66,7 @@ class _Queue(BatchSpanProcessor):
         self._counts = counts
         self._waiting = 0
         self._counting = threading.Lock()
-        self._most = self._default_max_queue_size()
+        self._most: int = self._default_max_queue_size()  # type: ignore[no-untyped-call]  # of OTEL_BSP_MAX_QUEUE_SIZE
         super().__init__(_Watched(exporter, service, counts, self._taken), self._most)
 
     def on_end(self, span: ReadableSpan) -> None:

@@ -115,6 +115,29 @@ def test_images_are_built_from_stages_that_exist(file: dict[str, Any]) -> None:
             assert build["target"] in stages(ROOT / build["dockerfile"]), name
 
 
+_OF_THE_STORE = (
+    " && install -d -o 65532 -g 65532 /root-of-image/data", " and /data", " LOOPAI_DATA_DIR=/data", "VOLUME /data\n",
+    "RUN install -d -o 65532 -g 65532 /data\n",
+)  # fmt: skip
+
+
+def shape(service: str) -> str:
+    """The Dockerfile of a service without its name, its port, and the folder that the store alone keeps data in."""
+    text = (ROOT / "services" / service / "Dockerfile").read_text()
+    if service == "artifact-store":
+        for piece in _OF_THE_STORE:
+            assert piece in text
+            text = text.replace(piece, "")
+    variable = service.replace("-", "_").upper()
+    port = re.findall(r"(?m)^EXPOSE (\d+)$", text)[0]
+    return text.replace(service, "SERVICE").replace(f"LOOPAI_{variable}_", "LOOPAI_SERVICE_").replace(port, "PORT")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_dockerfiles_of_the_services_differ_in_nothing_but_the_service(service: str) -> None:
+    assert shape(service) == shape("executor")
+
+
 @every_file
 def test_images_have_a_tag_that_does_not_move(file: dict[str, Any]) -> None:
     images = {name: service["image"] for name, service in file["services"].items() if "image" in service}

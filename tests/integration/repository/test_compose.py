@@ -183,19 +183,20 @@ def test_a_published_port_is_one_of_this_machine_and_of_a_network_that_can() -> 
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_changed_sources_go_where_the_development_image_imports_them_from(service: str) -> None:
+def test_changed_sources_are_mounted_where_the_development_image_imports_them_from(service: str) -> None:
     developed = DEVELOPMENT["services"][service]
     assert developed["image"].endswith("-dev")
-    assert developed["read_only"] is False
     stage = stages(ROOT / "services" / service / "Dockerfile")["development"]
-    assert "RUN chown -R 65532:65532 /src" in stage
-    watched = {rule["target"]: rule["path"] for rule in developed["develop"]["watch"] if "target" in rule}
-    python_path = re.findall(r"PYTHONPATH=(\S+)", stage)[0].split(":")
-    assert set(watched) == set(python_path)
-    for rule in developed["develop"]["watch"]:
-        path = (FOLDER / rule["path"]).resolve()
-        assert path.exists()
-        assert "target" not in rule or path == ROOT / PurePosixPath(rule["target"]).relative_to("/src")
+    mounted = {
+        target: (FOLDER / source).resolve() for source, target, _ in (v.split(":") for v in developed["volumes"])
+    }
+    assert set(mounted) == set(re.findall(r"PYTHONPATH=(\S+)", stage)[0].split(":"))
+    for target, path in mounted.items():
+        assert path == ROOT / PurePosixPath(target).relative_to("/src")
+        assert path.is_dir()
+    rules = [(rule["action"], (FOLDER / rule["path"]).resolve()) for rule in developed["develop"]["watch"]]
+    restarting = [("restart", path) for path in mounted.values()]
+    assert rules == [*restarting, ("rebuild", ROOT / "services" / service / "requirements.lock")]
 
 
 def test_variables_are_explained() -> None:

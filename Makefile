@@ -11,7 +11,7 @@ DEV := $(VENV)/.installed-dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help up down demo test check format lint types imports unit contract contracts docs docs-serve servers audit licenses images bench lock clean
+.PHONY: help up down demo test check format lint types imports unit contract contracts docs docs-serve servers audit licenses images bench report lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -88,6 +88,9 @@ licenses: $(DEV) ## List the licences of what runs
 
 bench: $(DEV) ## Measure CPU per request and latencies, beside a baseline
 	@$(BIN)/python -m benchmarks.run $(ARGS)
+
+report: $(DEV) ## Write docs/performance-report.md from benchmarks/published/
+	@$(BIN)/python -m benchmarks.report benchmarks/published/*.json > docs/performance-report.md
 
 EXPORT := uv export --quiet --no-emit-workspace --no-header --no-annotate
 lock: ## Renew the locks (needs uv): of the workspace, of developing, and of each service's image

@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-from benchmarks import report
+from benchmarks import machine, report
 from benchmarks.bench import Figure
 from benchmarks.intents import corpus
 from loopai_common.contracts.generation import GenerationRequest
@@ -161,13 +161,14 @@ def _r2(answers: Any, targets: Any) -> float:
 
 def main() -> None:
     """Measures everything; takes about two minutes."""
+    load_average = machine.load_average()
     figures = []
     for part in (texts, objects):
         for figure in part():
             print(f"{figure.scenario}: {report.one_line(figure)}", flush=True)
             figures.append(figure)
     report.print_report([], figures)
-    print(f"Written to {report.write_report([], figures, RESULTS, seconds=0.0)}")
+    print(f"Written to {report.write_report([], figures, RESULTS, seconds=0.0, load_average=load_average)}")
 
 
 if __name__ == "__main__":

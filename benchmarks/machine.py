@@ -5,6 +5,11 @@ import platform
 from pathlib import Path
 
 
+def load_average() -> float:
+    """How many processes wanted a core over the last minute: what else the machine does shows in it."""
+    return round(os.getloadavg()[0], 2)
+
+
 def describe() -> dict[str, str | int]:
     """CPU model, usable cores, memory, kernel, Python."""
     return {

@@ -34,6 +34,11 @@ def memory(roots: Mapping[str, Iterable[int]]) -> dict[str, Memory]:
     return found
 
 
+def children_of(pid: int) -> list[int]:
+    """The processes that a process started itself and that run."""
+    return _children().get(pid, [])
+
+
 def _children() -> dict[int, list[int]]:
     children: dict[int, list[int]] = defaultdict(list)
     for entry in Path("/proc").glob("[0-9]*"):

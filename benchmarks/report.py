@@ -1,4 +1,4 @@
-"""The figures as tables and as a file. ``python -m benchmarks.report results/x.json`` prints a file as Markdown."""
+"""The figures as tables and as a file. ``python -m benchmarks.report FILE…`` prints files as a page of Markdown."""
 
 import json
 import sys
@@ -15,18 +15,18 @@ from rich.table import Table
 
 from benchmarks import load, machine
 from benchmarks.bench import Figure, Measurement
+from benchmarks.document import number, page
+from benchmarks.goals import LOOPAI
 
-_SYSTEM = "Loopai"
 _MB = 1024 * 1024
 _SHOWN_US = 0.05
-_WHOLE_FROM = 1000
 _TEXT_COLUMNS = frozenset({"system", "process", "by process", "scenario", "figure", "unit", "note", ""})
 
 
 def one_line(result: Measurement | Figure) -> str:
     """A result as it is told while the others run."""
     if isinstance(result, Figure):
-        return f"{result.name}: {_number(result.value)} {result.unit} ({result.note})"
+        return f"{result.name}: {number(result.value)} {result.unit} ({result.note})"
     figures = f"{result.load.requests_per_second:,.0f}/s, {result.total_cpu_us:.1f} µs"
     return f"{result.system}, {result.connections} connections: {figures}"
 
@@ -39,7 +39,7 @@ def print_report(measurements: Sequence[Measurement], figures: Sequence[Figure])
     if figures:
         table = _table("scenario", "figure", "value", "unit", "note")
         for figure in figures:
-            table.add_row(figure.scenario, figure.name, _number(figure.value), figure.unit, figure.note)
+            table.add_row(figure.scenario, figure.name, number(figure.value), figure.unit, figure.note)
         console.print(table)
 
 
@@ -48,7 +48,7 @@ def _print_measurements(console: Console, measurements: Sequence[Measurement]) -
     table = _table("connections", "system", "requests/s", "CPU µs/request", "p50 ms", "p95 ms", "p99 ms", "errors", "")
     for connections in sorted({m.connections for m in measurements}):
         rows = [m for m in measurements if m.connections == connections]
-        ours = next((m for m in rows if m.system == _SYSTEM), None)
+        ours = next((m for m in rows if m.system == LOOPAI), None)
         for m in rows:
             ratio = (
                 f"{m.total_cpu_us / ours.total_cpu_us:.1f} x the CPU"
@@ -78,14 +78,20 @@ def _print_measurements(console: Console, measurements: Sequence[Measurement]) -
 
 
 def write_report(
-    measurements: Sequence[Measurement], figures: Sequence[Figure], directory: Path, *, seconds: float
+    measurements: Sequence[Measurement],
+    figures: Sequence[Figure],
+    directory: Path,
+    *,
+    seconds: float,
+    load_average: float,
 ) -> Path:
-    """Writes the results with the machine described; returns the file."""
+    """Writes the results with the machine described; returns the file. ``load_average`` is that before the start."""
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
     body = {
         "at": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "machine": machine.describe(),
+        "load_average": load_average,
         "load_generator": load.generator(),
         "seconds": seconds,
         "measurements": [_as_json(m) for m in measurements],
@@ -94,30 +100,6 @@ def write_report(
     path = directory / f"{now.strftime('%Y%m%d-%H%M%S')}-{time.perf_counter_ns() % 1000:03}.json"
     path.write_text(json.dumps(body, indent=2) + "\n")
     return path
-
-
-def markdown(body: dict[str, Any]) -> str:
-    """A file of results as Markdown tables, with the machine described."""
-    machine_text = ", ".join(f"{name} {value}" for name, value in body["machine"].items())
-    lines = [f"Measured {body['at']}, load by {body['load_generator']}, {body['seconds']:g} s each. {machine_text}."]
-    if body["measurements"]:
-        lines += ["", "| scenario | system | connections | requests/s | CPU µs/request | p50 ms | p95 ms | p99 ms |"]
-        lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
-    for m in body["measurements"]:
-        of = m["load"]
-        lines.append(
-            f"| {m['scenario']} | {m['system']} | {m['connections']} | {of['requests_per_second']:,.0f} "
-            f"| {m['total_cpu_us']:.1f} | {of['p50_ms']:.2f} | {of['p95_ms']:.2f} | {of['p99_ms']:.2f} |"
-        )
-    if body["figures"]:
-        lines += ["", "| scenario | figure | value | unit | note |", "| --- | --- | ---: | --- | --- |"]
-    for f in body["figures"]:
-        lines.append(f"| {f['scenario']} | {f['name']} | {_number(f['value'])} | {f['unit']} | {f['note']} |")
-    return "\n".join(lines)
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= _WHOLE_FROM else f"{value:.2f}"
 
 
 def _as_json(measurement: Measurement) -> dict[str, Any]:
@@ -137,5 +119,4 @@ def _table(*columns: str) -> Table:
 
 
 if __name__ == "__main__":
-    for file in sys.argv[1:]:
-        print(markdown(json.loads(Path(file).read_text())))
+    print(page([json.loads(Path(file).read_text()) for file in sys.argv[1:]]), end="")

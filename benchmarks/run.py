@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from benchmarks import load, report
+from benchmarks import load, machine, report
 from benchmarks.bench import Bench, Figure, Measurement
 from benchmarks.scenarios import (
     cache,
@@ -46,6 +46,7 @@ def main() -> int:
     options = parser.parse_args()
     measurements: list[Measurement] = []
     figures: list[Figure] = []
+    load_average = machine.load_average()
     with tempfile.TemporaryDirectory(prefix="loopai-bench-") as directory:
         print(f"Load by {load.generator()}, {options.seconds:g} s each.")
         started = time.monotonic()
@@ -60,7 +61,8 @@ def main() -> int:
                     else:
                         figures.append(result)
     report.print_report(measurements, figures)
-    print(f"Written to {report.write_report(measurements, figures, RESULTS, seconds=options.seconds)}")
+    file = report.write_report(measurements, figures, RESULTS, seconds=options.seconds, load_average=load_average)
+    print(f"Written to {file}")
     print(f"{time.monotonic() - started:.0f} s")
     return 1 if any(measurement.load.errors for measurement in measurements) else 0
 

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from loopai_artifact_store.domain import digest_of
-from loopai_artifact_store.ports import ArtifactStorage
-from loopai_common.contracts.base import TaskId, Version
+from loopai_artifact_store.ports import ArtifactStorage, Labels
+from loopai_common.contracts.base import Digest, TaskId, Version
 from loopai_common.identifiers import new_uuid
 from tests.contract.artifact_store.builders import open_azure, open_files
 from tests.support.servers import Azurite
@@ -24,12 +24,16 @@ async def measure(name: str, storage: ArtifactStorage) -> None:
     """Prints the median and the 99th percentile of each operation, in milliseconds."""
     task_id = TaskId(new_uuid())
     contents = [f"def run(input):\n    return {number}\n".encode() for number in range(ROUNDS)]
+
+    async def label(version: Version, digest: Digest) -> None:
+        labels = Labels("{}", {version: digest}, {version: "{}"}, version)
+        await storage.label(task_id, labels, since=await storage.label_tags(task_id, [version]))
+
     operations: dict[str, Callable[[int], Awaitable[object]]] = {
         "put": lambda n: storage.put(task_id, digest_of(contents[n]), contents[n]),
         "put again": lambda n: storage.put(task_id, digest_of(contents[n]), contents[n]),
         "get": lambda n: storage.get(task_id, digest_of(contents[n])),
-        "label": lambda n: storage.label(task_id, Version(n + 1), digest_of(contents[n]), "{}"),
-        "label_active": lambda n: storage.label_active(task_id, Version(n + 1)),
+        "label": lambda n: label(Version(n + 1), digest_of(contents[n])),
     }
     for operation, work in operations.items():
         times = []

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
-from benchmarks import report
+from benchmarks import machine, report
 from benchmarks.bench import Figure
 from loopai_generator.domain import CannotLearn, Learned
 from loopai_generator.learners.strings.learner import StringLearner
@@ -86,11 +86,12 @@ def _many_seconds() -> float:
 
 def main() -> None:
     """Prints the table and writes the file."""
+    load_average = machine.load_average()
     figures = []
     for figure in run():
         print(report.one_line(figure), flush=True)
         figures.append(figure)
-    print(f"Written to {report.write_report([], figures, RESULTS, seconds=0.0)}")
+    print(f"Written to {report.write_report([], figures, RESULTS, seconds=0.0, load_average=load_average)}")
 
 
 if __name__ == "__main__":

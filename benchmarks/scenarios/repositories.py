@@ -17,18 +17,20 @@ from loopai_artifact_store.adapters.memory_executions import MemoryExecutionLog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
 from loopai_artifact_store.domain import digest_of
 from loopai_artifact_store.ports import ArtifactStorage, Catalog, ExecutionLog
-from loopai_common.contracts.artifacts import ActivateArtifact
+from loopai_artifact_store.service import ArtifactStore
+from loopai_common.contracts.artifacts import MAX_RESOLVED, ActivateArtifact, ResolveProgram, ResolvePrograms
 from loopai_common.contracts.base import TaskId, Version
 from loopai_common.identifiers import new_id
 from tests.contract.artifact_store.builders import (
     creating,
+    labeller_on,
+    metrics,
     open_executions,
     open_files,
     open_mongodb,
     open_sqlite,
     publishing,
     record,
-    store_on,
 )
 from tests.support.servers import Mongo
 
@@ -87,16 +89,20 @@ def run(bench: Bench) -> Iterator[Figure]:
 async def _measure(opened: _Opened, directory: Path) -> list[Figure]:
     async with AsyncExitStack() as stack:
         backend = await stack.enter_async_context(asynccontextmanager(opened)(directory))
+        # As in the service: labels and documents are written beside the operations, and are in their CPU.
+        labeller = labeller_on(backend.catalog, backend.storage)
+        store = ArtifactStore(backend.catalog, backend.storage, metrics(), labeller.wake)
+        labelling = asyncio.create_task(labeller.run())
+        stack.callback(labelling.cancel)
         figures: list[Figure] = []
-        for name, operation in (await _operations(backend)).items():
+        for name, operation in (await _operations(backend, store)).items():
             figures += await _time(backend, name, operation)
         return figures
 
 
-async def _operations(backend: _Backend) -> dict[str, Callable[[], Awaitable[object]]]:
+async def _operations(backend: _Backend, store: ArtifactStore) -> dict[str, Callable[[], Awaitable[object]]]:
     """What is measured, by name; each call finds what it needs."""
     catalog, storage = backend.catalog, backend.storage
-    store = store_on(catalog, storage)
     task = await store.create_task(creating())
     first = await store.publish(publishing(task.id))
     await store.publish(publishing(task.id))
@@ -105,6 +111,7 @@ async def _operations(backend: _Backend) -> dict[str, Callable[[], Awaitable[obj
     kept = record(task.id)
     await backend.executions.add([kept])
     known = await catalog.task(task.id)
+    running = await _running_tasks(store)
 
     async def publish() -> None:
         await store.publish(publishing(task.id))
@@ -123,10 +130,11 @@ async def _operations(backend: _Backend) -> dict[str, Callable[[], Awaitable[obj
         "read a task by name": lambda: catalog.task(task.name),
         "list 50 tasks": lambda: _tasks(catalog),
         "read a version": lambda: catalog.artifact(known, first.version),
+        f"resolve {MAX_RESOLVED} tasks": lambda: store.resolve_many(running),
         "list 50 versions": lambda: catalog.artifacts(task.id, after=Version(0), limit=50),
         "create a task": lambda: store.create_task(creating()),
-        "publish a version (bytes and labels included)": publish,
-        "move the pointer (label included)": activate,
+        "publish a version (bytes included)": publish,
+        "move the pointer": activate,
         "read the outbox (64)": lambda: catalog.pending_events(64),
         "count everything (census)": catalog.census,
         f"put a program of {len(_PROGRAM) // 1000} kB": put,
@@ -135,6 +143,13 @@ async def _operations(backend: _Backend) -> dict[str, Callable[[], Awaitable[obj
         "read a record": lambda: backend.executions.get(kept.id),
         "list 50 records": lambda: _records(backend.executions, task.id),
     }
+
+
+async def _running_tasks(store: ArtifactStore) -> ResolvePrograms:
+    tasks = [await store.create_task(creating()) for _ in range(MAX_RESOLVED)]
+    for task in tasks:
+        await store.publish(publishing(task.id))
+    return ResolvePrograms(queries=tuple(ResolveProgram(task=task.name) for task in tasks))
 
 
 async def _tasks(catalog: Catalog) -> None:

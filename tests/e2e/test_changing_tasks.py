@@ -8,11 +8,13 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from nats.aio.msg import Msg
 
+from loopai_common.contracts import subjects
 from tests.e2e.test_bad_requests import is_error
 from tests.e2e.test_life_of_a_task import ARTIFACT_KEYS, TASK_KEYS, messages
 from tests.support.builders import definition_body
-from tests.support.product import ECHO, V1, Product, eventually
+from tests.support.product import ECHO, V1, V2, Product, eventually
 
 HAM = "def run(input):\n    return 'ham'\n"
 GOOD = "def run(input):\n    return 'spam' if int(input['text'].split()[-1]) % 2 else 'ham'\n"
@@ -287,6 +289,29 @@ class TestHandingIn:
 
 
 class TestImproving:
+    @pytest.mark.parametrize("version", [V1, V2])
+    async def test_fifty_retries_with_one_key_are_one_generation(self, product: Product, version: str) -> None:
+        task = await product.create(examples=messages(12))
+        url, headers = f"{version}/tasks/{task['id']}/generate", {"Idempotency-Key": uuid4().hex}
+        body = {"examples": messages(14)[12:], "constraints": "short"}
+        orders: list[str] = []
+
+        async def on_order(message: Msg) -> None:
+            orders.append(json.loads(message.data)["generation_id"])
+
+        subscription = await product.nats.subscribe(subjects.TASK_GENERATE_COMMAND, cb=on_order)
+        await product.nats.flush()
+        answers = await asyncio.gather(*(product.http.post(url, json=body, headers=headers) for _ in range(50)))
+        assert {answer.status_code for answer in answers} == {202}
+        assert len({answer.text for answer in answers}) == 1
+        is_error(await product.http.post(url, headers=headers), 422, "idempotency_key_reused")
+        is_error(await product.http.post(url, headers={"Idempotency-Key": "two words"}), 400, "validation_error")
+        assert (await product.http.get(path(task))).json()["total_examples"] == 14
+        other = await product.http.post(url, headers={"Idempotency-Key": uuid4().hex})
+        await eventually(lambda: orders[-1:] == [other.json()["generation_id"]])
+        assert orders == [answers[0].json()["generation_id"], other.json()["generation_id"]]
+        await subscription.unsubscribe()
+
     async def test_more_examples_make_a_better_version(self, product: Product) -> None:
         task = await product.create(examples=messages(12))
         await product.publish(task["id"], HAM)

@@ -11,6 +11,7 @@ from loopai_client.dead_letters import DeadLetters
 from loopai_common.contracts import subjects
 from tests.integration.client.test_command_tasks import loopai
 from tests.support.builders import definition_body
+from tests.support.bus import jetstream_of
 from tests.support.product import ECHO, V1, Product, eventually
 
 REASON = "task_already_exists"
@@ -31,7 +32,7 @@ async def bury(product: Product, name: str) -> int:
     """A command to create a task whose name is taken; returns the sequence of the dead letter that it becomes."""
     body = json.dumps(definition_body(name=name)).encode()
     headers = {"Nats-Msg-Id": uuid4().hex, "X-Correlation-ID": f"of-{name}", "Loopai-Deadline": "1"}
-    await product.nats.jetstream().publish(subjects.TASK_CREATE_COMMAND, body, headers=headers)
+    await jetstream_of(product.nats).publish(subjects.TASK_CREATE_COMMAND, body, headers=headers)
     found: list[dict[str, object]] = []
 
     async def arrived() -> bool:
@@ -78,7 +79,7 @@ async def test_poisonous_message_is_kept_shown_put_back_and_has_its_effect_once(
     assert await listed(product) == []
     again = await asyncio.to_thread(dlq, product, "replay", str(sequence), "--yes")
     assert (again.returncode, again.stderr) == (1, f"loopai: there is no dead letter {sequence}\n")
-    commands = await product.nats.jetstream().stream_info(subjects.COMMANDS_STREAM)
+    commands = await jetstream_of(product.nats).stream_info(subjects.COMMANDS_STREAM)
     assert commands.state.messages == 0
     names = [task["name"] for task in (await product.http.get(f"{V1}/tasks")).json()["items"]]
     assert sorted(names) == [name, f"{name}-old"]

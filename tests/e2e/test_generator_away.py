@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from tests.integration.generator_proxy.bad_generator import BadGenerator, listening, text
+from tests.support.bus import jetstream_of
 from tests.support.product import V1, Product, eventually
 from tests.support.stack import LocalStack
 
@@ -75,5 +76,5 @@ async def test_four_attempts_a_generation_then_none_and_something_stands_in(
     assert (at_once["status"], made["fallback"]) == ("ready", "learner")
     assert generator.attempts == CALLS_TO_TRIP * ATTEMPTS
     assert len({headers["idempotency-key"] for headers, _ in generator.asked}) == CALLS_TO_TRIP
-    letters = await product.nats.jetstream().stream_info("LOOPAI_DEAD_LETTERS")
+    letters = await jetstream_of(product.nats).stream_info("LOOPAI_DEAD_LETTERS")
     assert letters.state.messages == 0

@@ -9,6 +9,7 @@ import nats
 from nats.aio.msg import Msg
 
 from tests.support.builders import definition_body
+from tests.support.bus import jetstream_of
 from tests.support.product import ECHO, Product, eventually
 from tests.support.stack import LocalStack
 
@@ -55,7 +56,7 @@ async def test_a_command_creates_a_task_and_events_tell_its_life(stack: LocalSta
         await outside.subscribe("loopai.evt.v1.>", cb=on_event)
         await outside.flush()
         body = json.dumps(definition_body(name=name)).encode()
-        await outside.jetstream().publish(
+        await jetstream_of(outside).publish(
             "loopai.cmd.v1.task.create", body, headers={"X-Correlation-ID": "outside-1", "Nats-Msg-Id": name}
         )
         await eventually(lambda: any(s.endswith("artifact.activated") for s, _, _ in heard))
@@ -72,11 +73,11 @@ async def test_a_command_creates_a_task_and_events_tell_its_life(stack: LocalSta
 
 async def test_a_command_that_can_never_succeed_becomes_a_dead_letter(product: Product) -> None:
     marker = uuid4().hex
-    await product.nats.jetstream().publish("loopai.cmd.v1.task.create", json.dumps({"name": marker}).encode())
+    await jetstream_of(product.nats).publish("loopai.cmd.v1.task.create", json.dumps({"name": marker}).encode())
 
     async def letter() -> bool:
         try:
-            message = await product.nats.jetstream().get_last_msg(
+            message = await jetstream_of(product.nats).get_last_msg(
                 "LOOPAI_DEAD_LETTERS", "loopai.dlq.v1.cmd.v1.task.create"
             )
         except nats.js.errors.NotFoundError:

@@ -18,6 +18,7 @@ from tests.support.stack import LocalStack
 CALLER = "00f067aa0ba902b7"
 """The span of whoever sends the requests."""
 ORDINARY = {"Prefer": "the-ordinary-lane"}
+RUN = ("executor", "run")
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +63,12 @@ def only(spans: list[Span], service: str, name: str) -> Span:
     return found
 
 
-def has(collector: TraceCollector, trace_id: str, *names: str) -> bool:
-    """Whether spans of these names came, and all that they are parts of (a parent ends after its child)."""
+def has(collector: TraceCollector, trace_id: str, *wanted: tuple[str, str]) -> bool:
+    """Whether these spans (service, name) came, and all that they are parts of (a parent ends after its child)."""
     spans = collector.trace(trace_id)
     ids = {CALLER, *(span.id for span in spans)}
-    return set(names) <= {span.name for span in spans} and all(span.parent_id in ids for span in spans)
+    came = {(span.service.removeprefix("loopai-"), span.name) for span in spans}
+    return came.issuperset(wanted) and all(span.parent_id in ids for span in spans)
 
 
 async def test_creating_a_task_is_one_trace_down_to_the_executors_that_hear_of_its_version(
@@ -76,11 +78,11 @@ async def test_creating_a_task_is_one_trace_down_to_the_executors_that_hear_of_i
     body = definition_body(name=f"task-{uuid4().hex[:12]}")
     response = await traced.http.post(f"{V1}/tasks", json=body, headers={"Prefer": "wait=60", **header})
     assert response.status_code == 201, response.text
-    await eventually(lambda: has(collector, trace_id, f"POST {V1}/tasks", "process loopai.evt.v1.artifact.activated"))
-    await eventually(lambda: has(collector, trace_id, "learning", "process loopai.evt.v1.task.created"))
+    activated = ("executor", "process loopai.evt.v1.artifact.activated")
+    learning = ("generator", "learning")
+    await eventually(lambda: has(collector, trace_id, ("api", f"POST {V1}/tasks"), activated, learning))
     spans = collector.trace(trace_id)
-    heard = only(spans, "executor", "process loopai.evt.v1.artifact.activated")
-    learned = only(spans, "generator", "learning")
+    heard, learned = only(spans, *activated), only(spans, *learning)
     created = [
         ("api", f"POST {V1}/tasks"),
         ("api", "loopai.rpc.v1.tasks.create"),
@@ -116,7 +118,7 @@ async def test_an_execution_is_one_trace_down_to_its_run_in_the_worker(
     path = f"{V1}/tasks/{task}/execute"
     response = await traced.http.post(path, json={"input": 1}, headers={**header, **lane})
     assert response.status_code == 200, response.text
-    await eventually(lambda: has(collector, trace_id, f"POST {V1}/tasks/{{task}}/execute", "execute", "run"))
+    await eventually(lambda: has(collector, trace_id, ("api", f"POST {V1}/tasks/{{task}}/execute"), RUN))
     spans = collector.trace(trace_id)
     run = only(spans, "executor", "run")
     assert chain(spans, run) == [
@@ -146,7 +148,7 @@ async def test_an_execution_over_nats_belongs_to_the_trace_of_its_caller(
     trace_id, header = sampled()
     reply = await traced.nats.request(f"loopai.rpc.v1.execute.{task}.active", b'{"input": 1}', 20, headers=header)
     assert b'"success"' in reply.data
-    await eventually(lambda: has(collector, trace_id, "loopai.rpc.v1.execute", "execute", "run"))
+    await eventually(lambda: has(collector, trace_id, ("executor", "loopai.rpc.v1.execute"), RUN))
     spans = collector.trace(trace_id)
     assert chain(spans, only(spans, "executor", "run")) == [
         ("executor", "loopai.rpc.v1.execute"),
@@ -164,15 +166,15 @@ async def test_an_asynchronous_execution_keeps_the_trace_of_who_asked_for_it(
     asked = {"Prefer": "respond-async", **header}
     response = await traced.http.post(f"{V1}/tasks/{task}/execute", json={"input": 1}, headers=asked)
     assert response.status_code == 202
-    last = "process loopai.evt.v1.execution.completed"
-    await eventually(lambda: has(collector, trace_id, "run", last, f"POST {V1}/tasks/{{task}}/execute"))
+    last = ("artifact-store", "process loopai.evt.v1.execution.completed")
+    await eventually(lambda: has(collector, trace_id, ("api", f"POST {V1}/tasks/{{task}}/execute"), RUN, last))
     spans = collector.trace(trace_id)
-    assert chain(spans, only(spans, "artifact-store", last)) == [
+    assert chain(spans, only(spans, *last)) == [
         ("api", f"POST {V1}/tasks/{{task}}/execute"),
         ("api", "send loopai.cmd.v1.execute"),
         ("executor", "process loopai.cmd.v1.execute"),
         ("executor", "send loopai.evt.v1.execution.completed"),
-        ("artifact-store", last),
+        last,
     ]
 
 
@@ -183,7 +185,7 @@ async def test_of_a_batch_the_first_item_is_traced(traced: Product, collector: T
     path = f"{V1}/tasks/{task}/execute/batch"
     response = await traced.http.post(path, json={"items": items}, headers=header)
     assert response.status_code == 200, response.text
-    await eventually(lambda: has(collector, trace_id, "run", f"POST {V1}/tasks/{{task}}/execute/batch"))
+    await eventually(lambda: has(collector, trace_id, ("api", f"POST {V1}/tasks/{{task}}/execute/batch"), RUN))
     assert [s.name for s in collector.trace(trace_id)].count("execute") == 1
 
 
@@ -198,7 +200,7 @@ async def test_what_nobody_samples_leaves_no_span(traced: Product, collector: Tr
         await traced.output(task, 1)
     trace_id, header = sampled()
     await traced.http.post(f"{V1}/tasks/{task}/execute", json={"input": 1}, headers=header)
-    await eventually(lambda: has(collector, trace_id, "run"))
+    await eventually(lambda: has(collector, trace_id, RUN))
     about_this_task = [s for s in collector.spans if s.attributes.get("loopai.task_id") == task]
     assert {s.trace_id for s in about_this_task} == {trace_id}
     assert not collector.trace(unsampled)
@@ -208,11 +210,12 @@ async def test_failures_are_marked_with_their_code_alone(traced: Product, collec
     trace_id, header = sampled()
     response = await traced.http.get(f"{V1}/tasks/nobody-knows-it", headers=header)
     assert response.status_code == 404
-    await eventually(lambda: has(collector, trace_id, f"GET {V1}/tasks/{{task}}"))
+    request, question = ("api", f"GET {V1}/tasks/{{task}}"), ("artifact-store", "loopai.rpc.v1.tasks.get")
+    await eventually(lambda: has(collector, trace_id, request, question))
     spans = collector.trace(trace_id)
-    asked = only(spans, "artifact-store", "loopai.rpc.v1.tasks.get")
+    asked = only(spans, *question)
     assert (asked.failed, asked.attributes["error.type"]) == (True, "task_not_found")
-    assert not only(spans, "api", f"GET {V1}/tasks/{{task}}").failed
+    assert not only(spans, *request).failed
 
 
 async def test_log_lines_name_the_trace(traced: Product, traced_stack: LocalStack) -> None:
@@ -245,8 +248,8 @@ async def test_no_input_output_code_or_key_is_in_a_span(traced: Product, collect
     artifact = {"code": code, "entry_point": "run"}
     published = await traced.http.post(f"{V1}/tasks/{task}/artifacts", json=artifact, headers=header)
     assert published.status_code in {201, 422}, published.text
-    await eventually(lambda: all(has(collector, each, "execute") for each in trace_ids))
-    await eventually(lambda: has(collector, trace_id, "loopai.rpc.v1.programs.check"))
+    await eventually(lambda: all(has(collector, each, RUN) for each in trace_ids))
+    await eventually(lambda: has(collector, trace_id, ("executor", "loopai.rpc.v1.programs.check")))
     assert canary.encode() not in collector.raw
 
 

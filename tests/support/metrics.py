@@ -66,7 +66,7 @@ LABELS: Final[Mapping[str, Values]] = {
 }
 
 _LABELS_OF: Final[Mapping[tuple[str, str], Values]] = {
-    ("loopai_trace_spans_total", "outcome"): ("exported", "failed"),
+    ("loopai_trace_spans_total", "outcome"): ("exported", "failed", "dropped"),
     ("loopai_bus_messages_total", "outcome"): ("ok", "error", "internal", "dropped"),
     ("loopai_http_requests_total", "status"): "an HTTP status",
     ("loopai_http_rejected_requests_total", "reason"): (*dict.fromkeys(REJECTIONS.values()), CONNECTIONS, SLOW_READERS),

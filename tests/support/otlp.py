@@ -2,6 +2,8 @@
 
 import gzip
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -67,6 +69,12 @@ class TraceCollector:
     def url(self) -> str:
         """The value of ``OTEL_EXPORTER_OTLP_ENDPOINT``."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """It answers nobody until this ends."""
+        with self._lock:
+            yield
 
     @property
     def spans(self) -> list[Span]:

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from loopai_artifact_store.adapters.redis_cache import RedisCache
 from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
 from loopai_artifact_store.adapters.sqlite_executions import SqliteExecutionLog, prepare_executions
 from loopai_artifact_store.metrics import CacheMetrics, StoreMetrics
+from loopai_artifact_store.operations.labelling import Labeller
 from loopai_artifact_store.ports import ArtifactStorage, Cache, Catalog
 from loopai_artifact_store.reads import CachedReads
-from loopai_artifact_store.recovery import write_labels
 from loopai_artifact_store.service import ArtifactStore
 from loopai_common.contracts.artifacts import PublishArtifact, ValidationReport
 from loopai_common.contracts.base import GenerationId, TaskId
@@ -133,7 +132,12 @@ async def mongodb_of(server: Mongo) -> AsyncIterator[MongoBackends]:
 def store_on(catalog: Catalog | None = None, storage: ArtifactStorage | None = None) -> ArtifactStore:
     """The use cases on these adapters, in memory where none is given."""
     catalog, storage = catalog or MemoryCatalog(), storage or MemoryStorage()
-    return ArtifactStore(catalog, storage, metrics(), lambda: None, partial(write_labels, catalog, storage))
+    return ArtifactStore(catalog, storage, metrics(), lambda: None)
+
+
+def labeller_on(catalog: Catalog, storage: ArtifactStorage) -> Labeller:
+    """What writes the labels and documents of these, when it is told to."""
+    return Labeller(catalog, storage, poll_seconds=0.05)
 
 
 def cache_metrics() -> CacheMetrics:

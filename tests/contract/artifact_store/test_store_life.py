@@ -63,6 +63,10 @@ def deploying(task: str, version: int, percentage: float = 100.0, **fields: Any)
     return ActivateArtifact.model_validate(values | {"percentage": percentage} | fields)
 
 
+def generating(task: str, key: str, **fields: Any) -> StartGeneration:
+    return StartGeneration.model_validate({"task": task, "idempotency_key": key, **fields})
+
+
 def example(number: int, **changes: Any) -> dict[str, Any]:
     return {"input": {"text": f"message {number}"}, "output": "ham", **changes}
 
@@ -398,6 +402,49 @@ class TestGenerating:
             await store.start_generation(bad)
         assert await events_of(catalog) == []
 
+    async def test_fifty_parallel_calls_with_one_key_start_one_generation(
+        self, store: ArtifactStore, catalog: Catalog
+    ) -> None:
+        name = await with_versions(store, 1)
+        await forget_events(catalog)
+        command = generating(name, key="k1", examples=[example(1)])
+        started = await asyncio.gather(*(store.start_generation(command) for _ in range(50)))
+        assert len({answer.generation_id for answer in started}) == 1
+        assert (await store.get_task(GetTask(task=name))).total_examples == 2
+        assert await events_of(catalog) == [subjects.TASK_UPDATED, subjects.TASK_GENERATE_COMMAND]
+
+    async def test_same_key_with_another_command_starts_nothing(self, store: ArtifactStore, catalog: Catalog) -> None:
+        name = await with_versions(store, 1)
+        await forget_events(catalog)
+        await store.start_generation(generating(name, key="k1"))
+        with pytest.raises(IdempotencyKeyReused):
+            await store.start_generation(generating(name, key="k1", constraints="be short"))
+        assert await events_of(catalog) == [subjects.TASK_GENERATE_COMMAND]
+
+    async def test_a_key_is_of_one_task_and_of_one_kind_of_command(self, store: ArtifactStore) -> None:
+        one = await store.create_task(creating("one", key="k1"))
+        two = await store.create_task(creating("two"))
+        first = await store.start_generation(generating(one.name, key="k1"))
+        second = await store.start_generation(generating(two.name, key="k1"))
+        assert first.generation_id != second.generation_id
+        assert (await store.create_task(creating("one", key="k1"))).id == one.id
+
+    async def test_a_key_answers_for_id_and_name_alike_and_for_a_task_that_is_archived(
+        self, store: ArtifactStore
+    ) -> None:
+        task = await store.create_task(creating())
+        started = await store.start_generation(generating(task.name, key="k1"))
+        await store.archive_task(ArchiveTask(task=task.name))
+        assert await store.start_generation(generating(str(task.id), key="k1")) == started
+        with pytest.raises(TaskArchivedError):
+            await store.start_generation(generating(task.name, key="k2"))
+
+    async def test_a_refused_command_leaves_its_key_free(self, store: ArtifactStore) -> None:
+        name = await with_versions(store, 1)
+        with pytest.raises(ValidationFailed):
+            await store.start_generation(generating(name, key="k1", examples=[example(1, input=3)]))
+        await store.start_generation(generating(name, key="k1"))
+
     async def test_what_became_of_a_generation_is_known(self, store: ArtifactStore) -> None:
         task = await store.create_task(creating())
         published, failed = publishing(task.id), GenerationId(new_uuid())
@@ -446,3 +493,18 @@ class TestIdempotencyKeys:
             await store.create_task(creating("second", key="k1"))
         assert await store.purge_claims(now + CLAIMS_KEPT_FOR + timedelta(minutes=1)) == 1
         assert (await store.create_task(creating("second", key="k1"))).id != created.id
+
+    async def test_what_was_made_by_a_key_of_a_week_ago_is_not_made_again(
+        self, store: ArtifactStore, catalog: Catalog
+    ) -> None:
+        name = await with_versions(store, 1)
+        started = await store.start_generation(generating(name, key="k1"))
+        task_id, generation_id = started.task_id, started.generation_id
+        await store.fail_task(FailTask(task_id=task_id, generation_id=generation_id, reason="no"))
+        assert await store.purge_claims(datetime.now(UTC) + CLAIMS_KEPT_FOR + timedelta(minutes=1)) == 1
+        await forget_events(catalog)
+        assert await store.start_generation(generating(name, key="k1")) == started
+        assert await events_of(catalog) == []
+        assert await store.purge_claims(datetime.now(UTC) + CLAIMS_KEPT_FOR + timedelta(minutes=1)) == 1
+        other = await store.start_generation(generating(name, key="k1", constraints="be short"))
+        assert other.generation_id != generation_id

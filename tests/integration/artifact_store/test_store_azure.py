@@ -14,6 +14,7 @@ from azure.storage.blob.aio import BlobServiceClient, ContainerClient
 
 from loopai_artifact_store.backends import open_backends
 from loopai_artifact_store.domain import digest_of
+from loopai_artifact_store.ports import Labels
 from loopai_artifact_store.settings import ArtifactStoreSettings, ProgramsBackend
 from loopai_client.local.nats_server import NatsServer
 from loopai_common.contracts import subjects
@@ -80,7 +81,7 @@ async def test_account_that_stops_is_an_error_and_recovers_unaided(own_azurite: 
     outcomes = await asyncio.gather(
         storage.get(task_id, DIGEST),
         storage.put(task_id, DIGEST, CONTENT),
-        storage.label(task_id, Version(1), DIGEST, "{}"),
+        storage.label(task_id, Labels(digests={Version(1): DIGEST}, documents={Version(1): "{}"}), since={}),
         storage.check(),
         return_exceptions=True,
     )
@@ -113,9 +114,10 @@ async def test_people_find_versions_and_the_active_one(
     for version, content in enumerate((CONTENT, b"second"), start=1):
         digests.append(digest_of(content))
         await storage.put(task_id, digests[-1], content)
-        await storage.label(task_id, Version(version), digests[-1], "{}")
-        await storage.label_active(task_id, Version(version))
-    await asyncio.gather(*(storage.label_active(task_id, Version(1)) for _ in range(4)))
+        one = Version(version)
+        labels = Labels(digests={one: digests[-1]}, documents={one: "{}"}, active=one)
+        await storage.label(task_id, labels, since=await storage.label_tags(task_id, [one]))
+    await storage.label(task_id, Labels(active=Version(1)), since=await storage.label_tags(task_id))
 
     async def text(name: str) -> str:
         return (await (await container.download_blob(f"{task_id}/{name}")).readall()).decode()

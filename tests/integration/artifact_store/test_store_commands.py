@@ -8,13 +8,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from loopai_artifact_store.operator import main
+from loopai_artifact_store.operations.labelling import label_all
+from loopai_artifact_store.operations.operator import main
 from loopai_artifact_store.ports import Store
-from loopai_artifact_store.recovery import write_all_labels
 from loopai_client.cli.main import app
 from loopai_common.identifiers import new_uuid
 from tests.contract.artifact_store.builders import (
@@ -48,6 +49,18 @@ class Outcome:
     out: str
     err: str
 
+    def answer(self, code: int = 0) -> Any:
+        """The JSON that it said on its output, having ended with ``code``."""
+        return self._json(code, self.out)
+
+    def error(self, code: int = 1) -> Any:
+        """The JSON that it said of an error, having ended with ``code``."""
+        return self._json(code, self.err)["error"]
+
+    def _json(self, code: int, said: str) -> Any:
+        assert self.code == code and said.startswith("{"), self  # noqa: PT018  # either way all of it is shown
+        return json.loads(said)
+
 
 class Operator:
     """The operator's commands in this process: what `loopai` starts, without the time that a start takes."""
@@ -72,9 +85,10 @@ async def home(tmp_path: Path) -> Path:
     cases = store_on(store.catalog, store.storage)
     for name in ("spam", "mood"):
         task = await cases.create_task(creating(name))
-        await cases.publish(publishing(task.id))
+        # Each has bytes of its own: an export takes what two tasks share from the first one.
+        await cases.publish(publishing(task.id, code=f"def run(input):\n    return '{name}'\n"))
         await store.executions.add([record(task.id)])
-    await write_all_labels(store)  # a disk that is slow for two seconds leaves some out
+    await label_all(store)  # which the service does after the requests
     await executions.close()
     await catalog.close()
     return tmp_path
@@ -90,11 +104,11 @@ def test_export_and_import_tell_people_and_machines_what_they_did(home: Path, op
     done = operator.run("export", "all.zip", "--executions")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("Exported 2 tasks with 2 versions and 2 records of executions to all.zip (")
-    one = json.loads(operator.run("export", "one.zip", "--task", "mood", "--json").out)
+    one = operator.run("export", "one.zip", "--task", "mood", "--json").answer()
     assert (one["tasks"], one["executions"], one["size_bytes"]) == (1, 0, (home / "one.zip").stat().st_size)
     told = operator.run("import", "all.zip", "--dry-run", data_dir="new").out
     assert told == "Would import 2 tasks with 2 versions and 2 records of executions; 0 were here already.\n"
-    first = json.loads(operator.run("import", "one.zip", "--json", data_dir="new").out)
+    first = operator.run("import", "one.zip", "--json", data_dir="new").answer()
     assert (first["tasks"], first["skipped"], first["dry_run"]) == (1, 0, False)
     both = operator.run("import", "all.zip", data_dir="new")
     assert (both.code, both.out[:17]) == (0, "Imported 1 tasks ")
@@ -103,18 +117,16 @@ def test_export_and_import_tell_people_and_machines_what_they_did(home: Path, op
 
 
 def test_damage_is_told_with_exit_code_1(home: Path, operator: Operator) -> None:
-    in_order = json.loads(operator.run("verify", "--json").out)
+    in_order = operator.run("verify", "--json").answer()
     assert (in_order["ok"], in_order["tasks"], in_order["problems"]) == (True, 2, [])
     program = next((home / ".loopai" / "artifacts").glob("*/sha256:*/program.py"))
     program.write_text("changed")
     found = operator.run("verify")
-    assert found.code == 1
-    assert found.out.splitlines()[0].endswith("1 problems.")
-    assert "do not match the digest" in found.out
-    as_json = operator.run("verify", "--json")
-    assert (as_json.code, json.loads(as_json.out)["problems"][0]["kind"]) == (1, "wrong_bytes")
-    broken = operator.run("export", "broken.zip", "--json")
-    assert (broken.code, json.loads(broken.err)["error"]["code"]) == (1, "artifact_corrupt")
+    assert found.code == 1, found
+    assert found.out.splitlines()[0].endswith("1 problems."), found
+    assert "do not match the digest" in found.out, found
+    assert operator.run("verify", "--json").answer(1)["problems"][0]["kind"] == "wrong_bytes"
+    assert operator.run("export", "broken.zip", "--json").error()["code"] == "artifact_corrupt"
     assert not (home / "broken.zip").exists()
 
 

@@ -30,6 +30,7 @@ from loopai_common.identifiers import new_uuid
 from loopai_common.runtime import context
 from tests.contract.artifact_store.builders import creating, publishing, record
 from tests.integration.artifact_store.test_store_service import Caller, Service, eventually
+from tests.support.bus import jetstream_of
 
 RECORDS = 10_000
 
@@ -84,7 +85,7 @@ async def acknowledged(jetstream: JetStreamContext) -> bool:
 async def test_ten_thousand_events_are_ten_thousand_records_in_spite_of_a_kill(
     caller: Caller, start: Callable[[], Service], tmp_path: Path
 ) -> None:
-    jetstream, task_id = caller.client.jetstream(), TaskId(new_uuid())
+    jetstream, task_id = jetstream_of(caller.client), TaskId(new_uuid())
     service = await start().until_ready()
     config = (await jetstream.consumer_info(subjects.EXECUTIONS_STREAM, RECORDS_CONSUMER)).config
     config.ack_wait = 2.0  # what was taken and not acknowledged comes again after two seconds instead of thirty
@@ -113,7 +114,7 @@ async def test_events_that_come_while_it_is_away_are_recorded_when_it_is_back(
     task = await caller.create(creating("spam"))
     assert service.end() == 0
     ended = record(task.id, executed_at=datetime.now(UTC))
-    await tell(caller.client.jetstream(), ended)
+    await tell(jetstream_of(caller.client), ended)
     await start().until_ready()
 
     async def recorded() -> ExecutionPage:
@@ -153,7 +154,7 @@ async def test_an_event_that_is_none_is_a_dead_letter_and_holds_nobody_up(
     caller: Caller, start: Callable[[], Service], tmp_path: Path
 ) -> None:
     await start().until_ready()
-    jetstream = caller.client.jetstream()
+    jetstream = jetstream_of(caller.client)
     await jetstream.publish(subjects.EXECUTION_COMPLETED, b'{"id": 1}', timeout=10)
     ended = record(TaskId(new_uuid()), executed_at=datetime.now(UTC))
     await tell(jetstream, ended)

@@ -33,6 +33,7 @@ from loopai_common.errors import ArtifactCorrupt, StoreUnavailable
 from loopai_common.runtime.service import StartRefused
 from tests.contract.artifact_store.builders import (
     creating,
+    labeller_on,
     metrics,
     mongodb_of,
     open_mongodb,
@@ -141,6 +142,11 @@ async def check_invariants(opened: MongoBackends, task_id: TaskId) -> int:
     assert task.active_version == (task.total_versions or None)
     assert [move.to_version for move in history[::-1]] == list(range(1, task.total_versions + 1))
     assert len(events) == 1 + 2 * task.total_versions
+    await labeller_on(opened.catalog, opened.storage).catch_up()
+    assert (await opened.catalog.undocumented(after=None, limit=1)).items == ()
+    labels = await opened.storage.labels(task_id)
+    assert (sorted(labels.documents), labels.active) == ([a.version for a in versions], task.active_version)
+    assert f'"revision":{(await opened.catalog.task(task_id)).revision},' in (labels.task or "")
     return task.total_versions
 
 

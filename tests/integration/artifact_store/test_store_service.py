@@ -21,6 +21,9 @@ from nats.errors import Error as NatsError
 from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 
+from loopai_artifact_store.adapters.memory_executions import MemoryExecutionLog
+from loopai_artifact_store.operations.verification import verify
+from loopai_artifact_store.ports import Store
 from loopai_client.local.nats_server import NatsServer, free_port
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
@@ -75,6 +78,7 @@ from loopai_common.errors import (
 from loopai_common.identifiers import new_id, new_uuid
 from loopai_common.runtime.errors import raise_failure
 from tests.contract.artifact_store.builders import creating, definition, open_files, open_sqlite, publishing, store_on
+from tests.support.bus import jetstream_of
 from tests.support.servers import Mongo
 
 T = TypeVar("T", bound=Contract)
@@ -128,6 +132,17 @@ async def eventually(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
+async def until_documented(data_dir: Path) -> None:
+    """Returns when no document is behind, and asserts that they say what the catalog says."""
+    catalog = open_sqlite(data_dir)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (await catalog.backlog()).changes:
+        assert time.monotonic() < deadline, "it did not catch up in time"
+        await asyncio.sleep(0.02)
+    assert (await verify(Store(catalog, MemoryExecutionLog(), open_files(data_dir)))).problems == ()
+    await catalog.close()
+
+
 class Caller:
     """Another system on the bus."""
 
@@ -153,7 +168,7 @@ class Caller:
 
     async def stream(self, name: str, count: int) -> list[Msg]:
         """The messages of a stream, once there are ``count`` of them."""
-        jetstream = self.client.jetstream()
+        jetstream = jetstream_of(self.client)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while (state := (await jetstream.stream_info(name)).state).messages < count:
             assert time.monotonic() < deadline, f"{state.messages} of {count} messages arrived in {name}"
@@ -168,7 +183,7 @@ class Caller:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return await self.client.jetstream().get_last_msg(subjects.COMMANDS_STREAM, subject)
+                return await jetstream_of(self.client).get_last_msg(subjects.COMMANDS_STREAM, subject)
             except NotFoundError:
                 assert time.monotonic() < deadline, f"no command arrived on {subject}"
                 await asyncio.sleep(0.02)
@@ -177,7 +192,7 @@ class Caller:
         return await self.stream(subjects.EVENTS_STREAM, count)
 
     async def command(self, body: bytes, headers: dict[str, str] | None = None) -> None:
-        await self.client.jetstream().publish(subjects.TASK_CREATE_COMMAND, body, headers=headers, timeout=10)
+        await jetstream_of(self.client).publish(subjects.TASK_CREATE_COMMAND, body, headers=headers)
 
 
 @pytest.fixture
@@ -389,7 +404,7 @@ class TestCommands:
 
 class TestCrashesAndOutages:
     async def test_nothing_acknowledged_is_lost_by_kills_under_load(
-        self, caller: Caller, start: Callable[[], Service]
+        self, caller: Caller, start: Callable[[], Service], data_dir: Path
     ) -> None:
         acknowledged: dict[str, list[int]] = {}
         stopped = asyncio.Event()
@@ -438,6 +453,34 @@ class TestCrashesAndOutages:
                 subjects.TASK_CREATED,
                 *[subjects.ARTIFACT_PUBLISHED, subjects.ARTIFACT_ACTIVATED] * count,
             ]
+        await until_documented(data_dir)
+
+    async def test_documents_that_a_killed_store_left_behind_are_written_after_a_start(
+        self, start: Callable[[], Service], data_dir: Path
+    ) -> None:
+        catalog = open_sqlite(data_dir)
+        store = store_on(catalog, open_files(data_dir))
+        for _ in range(20):
+            await store.publish(publishing((await store.create_task(creating())).id))
+        assert (await catalog.backlog()).changes == 40
+        await catalog.close()
+        service = await start().until_ready()
+        await until_documented(data_dir)
+        await eventually(lambda: "loopai_undocumented_changes 0.0" in service.get("/metrics")[1])
+
+    async def test_a_storage_of_documents_that_fails_fails_no_request_and_heals(
+        self, caller: Caller, service: Service, data_dir: Path
+    ) -> None:
+        task = await caller.create()
+        await until_documented(data_dir)
+        in_the_way = data_dir / "artifacts" / str(task.id) / "versions"
+        in_the_way.rename(data_dir / "aside")
+        in_the_way.write_text("no directory")
+        assert (await caller.publish(publishing(task.id))).version == 1
+        await eventually(lambda: "loopai_undocumented_changes 1.0" in service.get("/metrics")[1])
+        assert 'operation="label_tags",outcome="store_unavailable"' in service.get("/metrics")[1]
+        in_the_way.unlink()
+        await until_documented(data_dir)
 
     async def test_events_that_waited_are_delivered_after_a_start(
         self, caller: Caller, start: Callable[[], Service], data_dir: Path
@@ -505,7 +548,7 @@ class TestCrashesAndOutages:
             mongo.stop()
 
     async def test_two_instances_on_one_directory_are_one_store(
-        self, caller: Caller, start: Callable[[], Service]
+        self, caller: Caller, start: Callable[[], Service], data_dir: Path
     ) -> None:
         services = [start(), start()]
         for service in services:
@@ -522,6 +565,7 @@ class TestCrashesAndOutages:
             if message.subject == subjects.ARTIFACT_PUBLISHED
         ]
         assert versions == list(range(1, 41))
+        await until_documented(data_dir)
 
 
 class TestOperations:
@@ -554,7 +598,7 @@ class TestOperations:
         assert service.get("/health/ready")[0] == 200
 
     async def test_a_consumer_that_somebody_deleted_shows(self, service: Service, caller: Caller) -> None:
-        await caller.client.jetstream().delete_consumer(subjects.COMMANDS_STREAM, "artifact-store-task-create")
+        await jetstream_of(caller.client).delete_consumer(subjects.COMMANDS_STREAM, "artifact-store-task-create")
         status, body = service.get("/health/ready")
         assert (status, json.loads(body)["checks"]["commands"]["status"]) == (200, "degraded")
 

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from loopai_artifact_store import verification
 from loopai_artifact_store.adapters.azure_storage import AzureStorage
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_executions import MemoryExecutionLog
 from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog
-from loopai_artifact_store.documents import encode_copy
 from loopai_artifact_store.domain import digest_of
+from loopai_artifact_store.operations import verification
+from loopai_artifact_store.operations.documents import encode_copy
+from loopai_artifact_store.operations.labelling import label_all
+from loopai_artifact_store.operations.recovery import CatalogNotEmpty, Rebuilt, rebuild
+from loopai_artifact_store.operations.verification import verify
 from loopai_artifact_store.ports import ArtifactStorage, Store
-from loopai_artifact_store.recovery import CatalogNotEmpty, Rebuilt, rebuild, write_all_labels
-from loopai_artifact_store.verification import verify
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import ActivateArtifact, ArtifactStatus, GetArtifact
 from loopai_common.contracts.base import Digest, TaskId, Version
@@ -26,6 +27,7 @@ from loopai_common.contracts.tasks import ArchiveTask, GetTask, TaskStatus, Upda
 from loopai_common.identifiers import new_uuid
 from tests.contract.artifact_store.builders import (
     creating,
+    labeller_on,
     mongodb_of,
     open_azure,
     open_files,
@@ -70,6 +72,7 @@ async def fill(store: Store) -> tuple[TaskId, list[Digest]]:
         digests.append(published.digest)
     move = ActivateArtifact(task=task.name, version=Version(2), expected_version=Version(3))
     await cases.activate(move)
+    await label_all(store)
     return task.id, digests
 
 
@@ -198,7 +201,7 @@ async def test_labels_that_are_wrong_are_written_again(damaged: Damaged) -> None
         plant(damaged)
     (damaged.artifacts / "active").unlink()
     assert await damaged.kinds() == {"missing_label", "wrong_label", "missing_document"}
-    assert await write_all_labels(damaged.store) == 1
+    assert await label_all(damaged.store) == 1
     assert await damaged.kinds() == set()
 
 
@@ -210,12 +213,14 @@ async def test_a_store_in_use_has_no_problems(damaged: Damaged, monkeypatch: pyt
         for number in range(12):
             await cases.publish(publishing(damaged.task_id, code=f"def run(input):\n    return {number}\n"))
 
+    labelling = asyncio.create_task(labeller_on(damaged.store.catalog, damaged.store.storage).run())
     changing = asyncio.create_task(change())
     looked = 0
     while not changing.done():
         assert (await verify(damaged.store)).problems == ()
         looked += 1
     await changing
+    labelling.cancel()
     assert looked >= 1
 
 
@@ -230,6 +235,7 @@ async def test_parallel_changes_leave_the_documents_of_the_last_one(damaged: Dam
         ),
         *(cases.publish(publishing(damaged.task_id)) for _ in range(4)),
     )
+    await labeller_on(damaged.store.catalog, damaged.store.storage).catch_up()
     assert await damaged.kinds() == set()
 
 
@@ -262,6 +268,7 @@ async def test_a_lost_catalog_is_made_again(storage: ArtifactStorage, empty: Sql
     gone = await cases.create_task(creating("gone"))
     await cases.archive_task(ArchiveTask(task="gone"))
     waiting = await cases.create_task(creating("waiting"))
+    await label_all(old)
     new = Store(empty, MemoryExecutionLog(), storage)
     assert await rebuild(new) == Rebuilt(3, 3, ())
     before, after = await old.catalog.copy_of(task_id), await empty.copy_of(task_id)
@@ -315,6 +322,7 @@ async def test_a_task_without_its_document_is_told_and_the_others_come_back(
     damaged: Damaged, empty: SqliteCatalog, content: bytes | None
 ) -> None:
     other = await store_on(damaged.store.catalog, damaged.store.storage).create_task(creating("other"))
+    await label_all(damaged.store)
     document = damaged.artifacts / "task.json"
     document.unlink() if content is None else document.write_bytes(content)
     done = await rebuild(Store(empty, MemoryExecutionLog(), damaged.store.storage))

@@ -10,7 +10,7 @@ from loopai_client.local.data_dir import held
 from loopai_client.local.nats_server import NatsServer, free_port
 from loopai_client.local.stack import Stack, StackSettings, nats_url_of
 from tests.integration.client.test_command_tasks import loopai
-from tests.support.bus import new_bus, running
+from tests.support.bus import jetstream_of, new_bus, running
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def test_letters_of_any_content_are_shown_and_the_notes_of_the_server_are_not(tm
     async def fill() -> None:
         async with running(new_bus("filler", server.url)) as bus:
             note = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.C"
-            await bus.jetstream.publish(note, b"{}")
-            await bus.jetstream.publish("loopai.dlq.v1.evt.v1.x", b"\xff[not json]")
+            await jetstream_of(bus.client).publish(note, b"{}")
+            await jetstream_of(bus.client).publish("loopai.dlq.v1.evt.v1.x", b"\xff[not json]")
             for number in range(600):
-                await bus.jetstream.publish("loopai.dlq.v1.cmd.v1.x", f"{number}".encode())
+                await jetstream_of(bus.client).publish("loopai.dlq.v1.cmd.v1.x", f"{number}".encode())
 
     try:
         asyncio.run(fill())

@@ -80,11 +80,22 @@ def test_change_that_may_have_been_made_is_not_made_again(first: Answer, asked: 
         assert (api.asked[0].body, api.asked[0].headers["If-Match"]) == ({"description": "d"}, '"2"')
 
 
-def test_generation_and_queued_execution_are_sent_once() -> None:
-    script: Script = {f"POST {PATH}/generate": HANGS_UP, f"POST {PATH}/execute": HANGS_UP}
+def test_generation_is_asked_for_again_under_one_key() -> None:
+    started = {"task_id": TASK["id"], "generation_id": TASK["id"], "status": "generating"}
+    script: Script = {f"POST {PATH}/generate": [HANGS_UP, STORE_AWAY, Answer(started, 202)]}
+    with StubHttpServer(script) as api, LoopaiClient(api.url) as client:
+        client.generate("x")
+        client.generate("x", idempotency_key="mine")
+        keys = [asked.headers["Idempotency-Key"] for asked in api.asked]
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+    assert keys[3] == "mine"
+
+
+def test_activation_and_queued_execution_are_sent_once() -> None:
+    script: Script = {f"POST {PATH}/artifacts/1/activate": HANGS_UP, f"POST {PATH}/execute": HANGS_UP}
     with StubHttpServer(script) as api, LoopaiClient(api.url) as client:
         with pytest.raises(Unreachable):
-            client.generate("x")
+            client.activate("x", 1)
         with pytest.raises(Unreachable):
             client.execute_async("x", 1)
         assert len(api.asked) == 2

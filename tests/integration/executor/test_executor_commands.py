@@ -19,7 +19,7 @@ from loopai_executor.handlers import COMMANDS_CONSUMER
 from tests.integration.executor.test_executor_over_nats import Stage
 from tests.integration.executor.test_executor_over_nats import executor as executor_here
 from tests.integration.executor.test_executor_process import executor as executor_process
-from tests.support.bus import new_bus, running
+from tests.support.bus import jetstream_of, new_bus, running
 from tests.support.sandbox import PATIENCE_SECONDS
 from tests.support.stub_store import StubStore
 
@@ -41,7 +41,7 @@ class Office:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.store = stage.store
-        self.jetstream = stage.bus.jetstream
+        self.jetstream = jetstream_of(stage.bus.client)
         self.events: list[tuple[dict[str, str], ExecutionRecord]] = []
 
     async def listen(self) -> None:
@@ -53,7 +53,7 @@ class Office:
 
     async def send(self, body: Any, **headers: str) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        await self.jetstream.publish(subjects.EXECUTE_COMMAND, data, headers=headers or None, timeout=10)
+        await self.jetstream.publish(subjects.EXECUTE_COMMAND, data, headers=headers or None)
 
     async def outcome(self, execution_id: str) -> ExecutionRecord:
         await until(lambda: any(str(record.id) == execution_id for _, record in self.events))

@@ -1,7 +1,6 @@
 """Learned programs where they will run: made by a learner process, executed by a locked worker."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +11,6 @@ from loopai_common.contracts.frames import AnswerKind
 from loopai_common.contracts.generation import GenerationRequest, GenerationResponse
 from loopai_common.contracts.tasks import Example
 from tests.support.flowers import flowers, objects_request
-from tests.support.processes import descendants, wait_for
 from tests.support.sandbox import program, run, started_pool
 from tests.support.service_process import ServiceProcess
 from tests.support.sms import generation_request, messages
@@ -86,17 +84,3 @@ async def test_learned_program_answers_in_a_locked_worker(
     assert {kind for kind, _ in answers} == {AnswerKind.SUCCESS}
     passed = sum(value == example.output for (_, value), example in zip(answers, request.examples, strict=True))
     assert passed / len(inputs) >= least
-
-
-def test_a_waiting_learner_has_not_loaded_what_only_learning_needs(generator: ServiceProcess) -> None:
-    learned(generator, objects_request(flowers()[::5]))
-    wait_for(lambda: bool(descendants(generator.pid)), "a learner that waits")
-    (waiting,) = descendants(generator.pid)
-    # NumPy is the last that it imports, so the process has imported all that it will.
-    wait_for(lambda: "numpy" in maps_of(waiting), "imports of the learner")
-    assert "sklearn" not in maps_of(waiting)
-
-
-def maps_of(pid: int) -> str:
-    """The files that the process has mapped."""
-    return Path(f"/proc/{pid}/maps").read_text()

@@ -50,7 +50,7 @@ from loopai_generator_proxy.domain import digest_of
 from loopai_generator_proxy.handlers import WORK
 from tests.integration.generator_proxy.bad_generator import PROGRAM, listening, program, response, text
 from tests.support.builders import LABEL_SCHEMA, TEXT_SCHEMA
-from tests.support.bus import new_bus, running
+from tests.support.bus import jetstream_of, new_bus, running
 from tests.support.service_process import ServiceProcess
 from tests.support.sms import load, messages
 
@@ -144,12 +144,12 @@ class World:
     async def create(self, made: TaskSpecification) -> TaskCreated:
         self.tasks[str(made.id)] = made
         event = TaskCreated(task_id=made.id, name=made.name, generation_id=GenerationId(new_uuid()))
-        await self.bus.jetstream.publish(subjects.TASK_CREATED, event.model_dump_json().encode())
+        await jetstream_of(self.bus.client).publish(subjects.TASK_CREATED, event.model_dump_json().encode())
         return event
 
     async def generate(self, task_id: TaskId, **fields: Any) -> GenerateProgram:
         command = GenerateProgram(task_id=task_id, generation_id=GenerationId(new_uuid()), **fields)
-        await self.bus.jetstream.publish(subjects.TASK_GENERATE_COMMAND, command.model_dump_json().encode())
+        await jetstream_of(self.bus.client).publish(subjects.TASK_GENERATE_COMMAND, command.model_dump_json().encode())
         return command
 
 
@@ -279,7 +279,7 @@ async def test_redelivered_command_whose_version_exists_does_nothing(own_nats: N
         event = await around.create(made)
         await eventually(lambda: around.published, "a version is published")
         again = GenerateProgram(task_id=made.id, generation_id=event.generation_id)
-        await around.bus.jetstream.publish(subjects.TASK_GENERATE_COMMAND, again.model_dump_json().encode())
+        await jetstream_of(around.bus.client).publish(subjects.TASK_GENERATE_COMMAND, again.model_dump_json().encode())
         await eventually(lambda: 'outcome": "skipped' in process.log, "the log says that it was skipped")
         assert (stub.attempts, len(around.published)) == (1, 1)
 
@@ -290,7 +290,7 @@ async def test_dead_letter_ends_its_generation_with_the_cause(own_nats: NatsServ
             made = task(PRIZES)
             around.tasks[str(made.id)] = made
             letter = TaskCreated(task_id=made.id, name=made.name, generation_id=GenerationId(new_uuid()))
-            await around.bus.jetstream.publish(
+            await jetstream_of(around.bus.client).publish(
                 subjects.dead_letter(subject),
                 letter.model_dump_json().encode(),
                 headers={ERROR_HEADER: "something unforeseen happened; the log has the cause"},
@@ -308,7 +308,7 @@ async def test_message_whose_process_ended_each_time_ends_its_generation(
 ) -> None:
     stream, consumer = dict(zip((subjects.TASK_CREATED, subjects.TASK_GENERATE_COMMAND), WORK, strict=True))[subject]
     async with world(own_nats) as around, listening(program()) as stub:
-        jetstream = around.bus.jetstream
+        jetstream = jetstream_of(around.bus.client)
         # The service's consumer, with so little patience that it has none left when the service comes.
         impatient = ConsumerConfig(
             durable_name=consumer, filter_subject=subject, ack_policy=AckPolicy.EXPLICIT, ack_wait=0.1, max_deliver=2
@@ -332,7 +332,7 @@ async def test_message_whose_process_ended_each_time_ends_its_generation(
 
 async def eventually_none_is_left(bus: Bus) -> None:
     async with asyncio.timeout(PATIENCE):
-        while (await bus.jetstream.stream_info(subjects.COMMANDS_STREAM)).state.messages:
+        while (await jetstream_of(bus.client).stream_info(subjects.COMMANDS_STREAM)).state.messages:
             await asyncio.sleep(0.02)
 
 
@@ -484,7 +484,7 @@ async def test_ninth_generation_stays_in_the_stream(own_nats: NatsServer, tmp_pa
         for _ in range(9):
             await around.create(task(PRIZES))
         await eventually(lambda: stub.attempts == 8, "eight are asked for")
-        waiting = await around.bus.jetstream.consumer_info(*WORK[0])
+        waiting = await jetstream_of(around.bus.client).consumer_info(*WORK[0])
         assert (waiting.num_ack_pending, waiting.num_pending) == (8, 1)
         gate.set()
         await eventually(lambda: len(around.published) == 9, "all are published")
@@ -507,7 +507,7 @@ async def test_process_that_is_killed_in_the_middle_is_done_again_once(own_nats:
             ack_wait=15.0,
             max_deliver=5,
         )
-        await around.bus.jetstream.add_consumer(stream, impatient)
+        await jetstream_of(around.bus.client).add_consumer(stream, impatient)
         async with proxy(own_nats, tmp_path, stub.url) as process:
             event = await around.create(task(PRIZES))
             await eventually(lambda: stub.attempts == 1, "the generator is asked")
@@ -555,7 +555,7 @@ async def test_first_generation_that_an_operator_puts_back_is_made(own_nats: Nat
         made = task(PRIZES, status=TaskStatus.FAILED)
         around.tasks[str(made.id)] = made
         letter = TaskCreated(task_id=made.id, name=made.name, generation_id=GenerationId(new_uuid()))
-        kept = await around.bus.jetstream.publish(
+        kept = await jetstream_of(around.bus.client).publish(
             subjects.dead_letter(subjects.TASK_CREATED), letter.model_dump_json().encode()
         )
         await eventually(lambda: around.failed, "the generation ends as failed")
@@ -607,4 +607,4 @@ async def get(url: str) -> httpx.Response:
 
 async def dead_letters(nats: NatsServer) -> int:
     async with running(new_bus("reader", nats.url)) as bus:
-        return (await bus.jetstream.stream_info(subjects.DEAD_LETTERS_STREAM)).state.messages
+        return (await jetstream_of(bus.client).stream_info(subjects.DEAD_LETTERS_STREAM)).state.messages

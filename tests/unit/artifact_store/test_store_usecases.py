@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,7 +13,6 @@ from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
 from loopai_artifact_store.domain import Activation, Change, Origin, TaskState
 from loopai_artifact_store.metrics import StoreMetrics
-from loopai_artifact_store.recovery import write_labels
 from loopai_artifact_store.service import ArtifactStore
 from loopai_common.contracts.artifacts import (
     MAX_CODE_BYTES,
@@ -32,14 +30,13 @@ from loopai_common.errors import (
     ArtifactCorrupt,
     ArtifactNotFound,
     PayloadTooLarge,
-    StoreUnavailable,
     TaskArchived,
     TaskNotFound,
     TaskNotReady,
     ValidationFailed,
 )
 from loopai_common.identifiers import new_uuid
-from tests.contract.artifact_store.builders import CODE, creating, metrics, publishing, store_on
+from tests.contract.artifact_store.builders import CODE, creating, labeller_on, metrics, publishing, store_on
 
 
 @pytest.fixture
@@ -239,26 +236,20 @@ async def test_changed_bytes_are_never_served(store: ArtifactStore, storage: Mem
         await store.list_artifacts(ListArtifacts(task=task.name, include_code=True))
 
 
-async def test_labels_follow_the_versions_and_the_pointer(store: ArtifactStore, storage: MemoryStorage) -> None:
+async def test_labels_follow_the_versions_and_the_pointer(
+    store: ArtifactStore, catalog: MemoryCatalog, storage: MemoryStorage
+) -> None:
+    labeller = labeller_on(catalog, storage)
     task = await store.create_task(creating())
     one = await store.publish(publishing(task.id))
     two = await store.publish(publishing(task.id, code="def run(input): return 2"))
+    await labeller.catch_up()
     assert storage.kept[task.id].active == 2
     await store.activate(ActivateArtifact(task=task.name, version=Version(1), expected_version=Version(2)))
+    await labeller.catch_up()
     kept = storage.kept[task.id]
     assert (kept.digests, kept.active) == ({1: one.digest, 2: two.digest}, 1)
     assert '"active_version":1' in (kept.task or "")
-
-
-class _StorageWithoutLabels(MemoryStorage):
-    async def label(self, *_: object) -> None:
-        raise StoreUnavailable("no room for labels")
-
-
-async def test_a_label_that_fails_does_not_fail_the_version(catalog: MemoryCatalog) -> None:
-    store = store_on(catalog, _StorageWithoutLabels())
-    task = await store.create_task(creating())
-    assert (await store.publish(publishing(task.id))).status is ArtifactStatus.ACTIVE
 
 
 async def test_only_orphans_older_than_a_day_are_swept(store: ArtifactStore, storage: MemoryStorage) -> None:
@@ -274,9 +265,7 @@ async def test_only_orphans_older_than_a_day_are_swept(store: ArtifactStore, sto
 
 async def test_the_outbox_is_woken_when_events_were_stored_and_only_then(catalog: MemoryCatalog) -> None:
     woken: list[bool] = []
-    storage = MemoryStorage()
-    label = partial(write_labels, catalog, storage)
-    store = ArtifactStore(catalog, storage, metrics(), lambda: woken.append(True), label)
+    store = ArtifactStore(catalog, MemoryStorage(), metrics(), lambda: woken.append(True))
     task = await store.create_task(creating())
     command = publishing(task.id)
     await store.publish(command)

@@ -1,5 +1,8 @@
 """Which learner writes the program, and what a learner process answers."""
 
+import subprocess
+import sys
+
 import pytest
 
 from loopai_common.contracts.artifacts import SynthesisStrategy
@@ -52,3 +55,18 @@ def test_answer_for_a_task_beyond_reach_says_what_to_do() -> None:
     assert response.code is None
     assert response.error_message is not None
     assert "configure a language model" in response.error_message
+
+
+def test_learning_loads_no_library_but_numpy() -> None:
+    script = (
+        "import sys\n"
+        "from loopai_generator.learners.choice import learn\n"
+        "from tests.support.sms import generation_request, messages\n"
+        "from loopai_common.contracts.tasks import Example\n"
+        "learn(generation_request(messages()[:60]))\n"
+        "rows = tuple(Example(input={'n': n % 9, 'm': n}, output='ab'[n % 2]) for n in range(40))\n"
+        "learn(generation_request(rows, input_schema={'type': 'object'}, output_schema={'type': 'string'}))\n"
+        "print({name for name in ('numpy', 'scipy', 'sklearn') if name in sys.modules})\n"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "{'numpy'}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.svm import LinearSVC
 
 from benchmarks.intents import corpus
@@ -81,12 +82,13 @@ def test_rounding_the_weights_changes_next_to_no_decision() -> None:
     labels = np.array([example.label for example in task.examples])
     names, rows = feature_matrix(task.examples + judged.examples, 4)
     column = {name: position for position, name in enumerate(names)}
-    rows = rows[:, [column[name] for name in model.features]]
-    exact = LinearSVC(C=0.02, class_weight="balanced", random_state=0).fit(rows[: len(known)], labels)
+    rows = rows.only(np.array([column[name] for name in model.features]))
+    matrix = csr_matrix((np.ones(len(rows.columns)), rows.columns, rows.starts), shape=(len(rows), rows.width))
+    exact = LinearSVC(C=0.02, class_weight="balanced", random_state=0).fit(matrix[: len(known)], labels)
     run = load(write(model, task, None))
     same = [
         run({"text": example.text}) == task.labels[decision]
-        for example, decision in zip(judged.examples, exact.predict(rows[len(known) :]), strict=True)
+        for example, decision in zip(judged.examples, exact.predict(matrix[len(known) :]), strict=True)
     ]
     assert sum(same) / len(same) > 0.995
 

@@ -177,10 +177,15 @@ def generate(
     constraints: str | None = None,
     strategy: SynthesisStrategy | None = None,
     examples: Sequence[Mapping[str, Json]] = (),
+    idempotency_key: str | None = None,
 ) -> Call[GenerationStarted]:
-    """Has another version made, on the task's examples and these. It takes over when it is not worse."""
+    """Has another version made, on the task's examples and these. It takes over when it is not worse.
+
+    The same ``idempotency_key`` starts the same generation, and not two; without it every call has one of its own.
+    """
     body = _given(constraints=constraints, strategy=strategy, examples=list(examples) or None)
-    return _post(f"{_path(task)}/generate", _model(GenerationStarted), body)
+    headers = _keyed(idempotency_key)
+    return _post(f"{_path(task)}/generate", _model(GenerationStarted), body, headers=headers, repeatable=True)
 
 
 def wait_for_task(task: TaskReference, *, seconds: float = 300.0) -> Polled[Task]:

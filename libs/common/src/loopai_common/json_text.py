@@ -23,9 +23,11 @@ def check(data: bytes) -> None:
 
     msgspec refuses everything but duplicate keys and text after an odd encoding. An object without duplicates has as
     many keys as its text has ``":``; where whitespace or quoted text make that count unsure, :func:`loads` decides.
+    A colon in quoted text costs a search for whitespace before the others.
     """
     try:
-        sure = data.count(b'":') == _count_keys(_decode(data)) and _SPACED_KEY.search(data) is None
+        colons = data.count(b'":')
+        sure = colons == _count_keys(_decode(data)) and (colons == data.count(b":") or _SPACED_KEY.search(data) is None)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         sure = False
     if not sure:

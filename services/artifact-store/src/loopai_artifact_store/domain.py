@@ -45,6 +45,7 @@ from loopai_common.errors import (
     ActivationRefused,
     ArtifactNotFound,
     ExecutionNotFound,
+    IdempotencyKeyReused,
     LoopaiError,
     PayloadTooLarge,
     PreconditionFailed,
@@ -210,10 +211,16 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyClaim:
-    """A key and the digest of the definition it came with."""
+    """A key and the digest of what it came with."""
 
     key: str
-    definition_digest: str
+    digest: str
+    at: datetime
+
+    def check(self, known_digest: str) -> None:
+        """Raises :class:`IdempotencyKeyReused` when the key is known to stand for something else."""
+        if known_digest != self.digest:
+            raise IdempotencyKeyReused("the idempotency key was used before with another body")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,12 +260,14 @@ class Flaw:
 class TaskState:
     """What a change is decided on, read in the transaction that applies the change.
 
-    ``generation`` is what became of the generation that the change names, ``target`` the version that it names.
+    ``generation`` is what became of the generation that the change names, ``target`` the version that it names;
+    ``claimed`` says that its idempotency key was used before, for the same.
     """
 
     task: Task
     generation: Generation | None = None
     target: Artifact | None = None
+    claimed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,11 +329,25 @@ class Census:
 
 
 @dataclass(frozen=True, slots=True)
+class Undocumented:
+    """What the recovery documents of a task do not tell yet: the task itself, and these versions.
+
+    ``revision`` is that of the last change of them.
+    """
+
+    task_id: TaskId
+    revision: int
+    versions: tuple[Version, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits in the outbox; ``oldest`` is ``None`` when nothing does."""
+    """What waits: events in the outbox, and changes for the recovery documents; ``None`` when nothing does."""
 
     events: int
     oldest: datetime | None
+    changes: int = 0
+    oldest_change: datetime | None = None
 
 
 def task_key(reference: str) -> TaskKey:
@@ -533,8 +556,11 @@ def start_generation(
 ) -> Change:
     """The command to make a new version, with ``more`` examples; a task without an active version is ``generating``.
 
-    Raises :class:`TaskArchived` and what :func:`_with_examples` raises.
+    Nothing when the generation was started before: its key is claimed, or it has ended even. Raises
+    :class:`TaskArchived` and what :func:`_with_examples` raises.
     """
+    if state.claimed or state.generation is not None:
+        return Change(state.task)
     task = _changeable(state.task)
     if task.active_version is None:
         task = replace(task, status=TaskStatus.GENERATING, status_reason=None)

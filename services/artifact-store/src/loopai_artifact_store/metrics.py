@@ -45,6 +45,14 @@ class StoreMetrics:
         self._outbox_age = Gauge(
             "loopai_outbox_oldest_age_seconds", "Age of the oldest event in the outbox; 0 for none.", registry=registry
         )
+        self._undocumented = Gauge(
+            "loopai_undocumented_changes", "Changes that the recovery documents do not tell yet.", registry=registry
+        )
+        self._undocumented_age = Gauge(
+            "loopai_undocumented_oldest_age_seconds",
+            "Age of the oldest change that the recovery documents do not tell yet; 0 for none.",
+            registry=registry,
+        )
 
     def timer(self, port: str, backend: str) -> Timer:
         """A timer for the operations of one adapter."""
@@ -84,8 +92,13 @@ class StoreMetrics:
         for artifact_status, count in census.artifacts.items():
             self._artifacts.labels(artifact_status.value).set(count)
         self._outbox.set(backlog.events)
-        age = 0.0 if backlog.oldest is None else (datetime.now(UTC) - backlog.oldest).total_seconds()
-        self._outbox_age.set(max(0.0, age))
+        self._outbox_age.set(_age_seconds(backlog.oldest))
+        self._undocumented.set(backlog.changes)
+        self._undocumented_age.set(_age_seconds(backlog.oldest_change))
+
+
+def _age_seconds(since: datetime | None) -> float:
+    return 0.0 if since is None else max(0.0, (datetime.now(UTC) - since).total_seconds())
 
 
 class CacheMetrics:

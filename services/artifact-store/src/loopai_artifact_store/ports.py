@@ -16,12 +16,14 @@ from loopai_artifact_store.domain import (
     Decision,
     Event,
     Generation,
+    IdempotencyClaim,
     Page,
     RecordPosition,
     Task,
     TaskCopy,
     TaskCreation,
     TaskKey,
+    Undocumented,
 )
 from loopai_common.contracts.artifacts import SynthesisStrategy
 from loopai_common.contracts.base import Digest, ExecutionId, GenerationId, TaskId, Version
@@ -29,15 +31,18 @@ from loopai_common.contracts.execution import ExecutionRecord, RecordStatus
 from loopai_common.contracts.tasks import TaskStatus
 from loopai_common.errors import LoopaiError, StoreUnavailable
 
+VersionKey = tuple[TaskId, Version]
+
 Timer = Callable[[str], AbstractContextManager[None]]
 """Measures one operation of an adapter, named by a word from a closed set."""
 
 
 class Catalog(Protocol):
-    """Tasks, versions, the active pointer and its history, idempotency keys, and the outbox.
+    """Tasks, versions, the active pointer and its history, idempotency keys, the outbox, and what is undocumented.
 
     All concurrency is settled here: what changes together changes in one transaction, and a method that returned has
-    stored durably. Every method raises :class:`~loopai_common.errors.StoreUnavailable` when it cannot.
+    stored durably. Whatever changes a task notes with it that the recovery documents are behind. Every method raises
+    :class:`~loopai_common.errors.StoreUnavailable` when it cannot.
     """
 
     async def create_task(self, creation: TaskCreation) -> TaskId:
@@ -54,15 +59,21 @@ class Catalog(Protocol):
         *,
         generation_id: GenerationId | None = None,
         version: Version | None = None,
+        claim: IdempotencyClaim | None = None,
     ) -> Change:
         """Reads the task's state, asks ``decide``, and applies the change, as if nobody else were there.
 
-        The state holds what became of ``generation_id``, and ``version``. Raises
-        :class:`~loopai_common.errors.TaskNotFound` and whatever ``decide`` raises; then nothing changed.
+        The state holds what became of ``generation_id``, and ``version``, and whether there is the ``claim`` already,
+        which is stored with the change. Raises :class:`~loopai_common.errors.TaskNotFound`,
+        :class:`~loopai_common.errors.IdempotencyKeyReused` for a key that came with something else, and whatever
+        ``decide`` raises; then nothing changed.
         """
 
     async def task(self, key: TaskKey) -> Task:
         """One task; raises :class:`~loopai_common.errors.TaskNotFound`."""
+
+    async def find_tasks(self, keys: Sequence[TaskKey]) -> Mapping[TaskKey, Task]:
+        """Those of the tasks that are there, in one question."""
 
     async def examples(self, task_id: TaskId) -> str:
         """The examples of a task as JSON text; raises :class:`~loopai_common.errors.TaskNotFound`."""
@@ -84,6 +95,9 @@ class Catalog(Protocol):
     async def artifact(self, task: Task, version: Version) -> Artifact:
         """One version; raises :class:`~loopai_common.errors.ArtifactNotFound`."""
 
+    async def find_artifacts(self, wanted: Sequence[tuple[Task, Version]]) -> Mapping[VersionKey, Artifact]:
+        """Those of the versions that are there, in one question."""
+
     async def artifacts(self, task_id: TaskId, *, after: Version, limit: int) -> Page[Artifact]:
         """Versions of a task, oldest first, from behind ``after`` on. A page ends early when its programs are large."""
 
@@ -102,11 +116,17 @@ class Catalog(Protocol):
     async def remove_events(self, ids: Sequence[str]) -> None:
         """Takes delivered events out of the outbox; unknown ids are ignored."""
 
+    async def undocumented(self, *, after: TaskId | None, limit: int) -> Page[Undocumented]:
+        """Tasks whose recovery documents are behind, in the order of their ids, from behind ``after`` on."""
+
+    async def documented(self, task_id: TaskId, revision: int) -> None:
+        """Notes that the recovery documents tell all changes of the task up to ``revision``."""
+
     async def forget_claims(self, before: datetime) -> int:
         """Frees the idempotency keys that came before ``before``; returns how many those were."""
 
     async def backlog(self) -> Backlog:
-        """How much waits in the outbox, and since when."""
+        """How much waits in the outbox and for the recovery documents, and since when."""
 
     async def census(self) -> Census:
         """Counts of tasks and versions by status."""
@@ -164,13 +184,22 @@ class StoredProgram:
 class Labels:
     """What is kept beside the programs of a task; ``None``, or no entry, for what is not there.
 
-    ``task`` and ``documents`` are texts that the storage does not look into.
+    A version has a digest and a document, or neither, unless somebody removed one. ``task`` and ``documents`` are texts
+    that the storage does not look into.
     """
 
     task: str | None = None
     digests: Mapping[Version, Digest] = field(default_factory=dict)
     documents: Mapping[Version, str] = field(default_factory=dict)
     active: Version | None = None
+
+
+LabelTags = Mapping[str, object]
+"""What stood under the names of labels at a moment; for the storage that gave it, and nobody else."""
+
+
+class LabelsMoved(StoreUnavailable):
+    """Somebody else labelled the same since; what it wrote stays."""
 
 
 class ArtifactStorage(Protocol):
@@ -192,17 +221,18 @@ class ArtifactStorage(Protocol):
     async def delete(self, program: StoredProgram) -> None:
         """Removes the bytes, unless they were put again since ``touched_at``; nothing when they are not there."""
 
-    async def label(self, task_id: TaskId, version: Version, digest: Digest, document: str) -> None:
-        """Names the bytes of a version for people, and keeps its document for recovery."""
+    async def label_tags(self, task_id: TaskId, versions: Sequence[Version] = ()) -> LabelTags:
+        """What stands now where :meth:`label` writes the task, the active version, and these versions."""
 
-    async def label_active(self, task_id: TaskId, version: Version) -> None:
-        """Names the active version, which has a label."""
+    async def label(self, task_id: TaskId, labels: Labels, *, since: LabelTags) -> None:
+        """Names versions and the active one (which has a label) for people, and keeps documents for recovery.
 
-    async def label_task(self, task_id: TaskId, document: str) -> None:
-        """Keeps the document of a task, for recovery."""
+        What ``labels`` does not have stays. Raises :class:`LabelsMoved` when somebody else wrote there after ``since``
+        was taken: who reads the catalog in between never puts something older over something newer.
+        """
 
     async def labels(self, task_id: TaskId) -> Labels:
-        """What :meth:`label`, :meth:`label_active` and :meth:`label_task` kept last; nothing for an unknown task."""
+        """All that :meth:`label` kept; nothing for an unknown task."""
 
     def labelled(self) -> AsyncIterator[TaskId]:
         """Every task that something is kept of, in no order."""

@@ -2,16 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from pydantic import TypeAdapter
 
 from loopai_artifact_store import domain
-from loopai_artifact_store.documents import activation, specification, summary
 from loopai_artifact_store.domain import (
     Artifact,
     Change,
@@ -22,6 +22,7 @@ from loopai_artifact_store.domain import (
     Task,
     TaskCreation,
     TaskKey,
+    artifact_not_found,
     decode_cursor,
     digest_of,
     encode_cursor,
@@ -31,9 +32,11 @@ from loopai_artifact_store.domain import (
     runnable_version,
     take_page,
     task_key,
+    task_not_found,
 )
+from loopai_artifact_store.operations.documents import activation, specification, summary
 from loopai_artifact_store.origin import current_origin
-from loopai_artifact_store.ports import ArtifactStorage, Catalog, Observer
+from loopai_artifact_store.ports import ArtifactStorage, Catalog, Observer, VersionKey
 from loopai_common.contracts import subjects
 from loopai_common.contracts.artifacts import (
     MAX_CODE_BYTES,
@@ -63,6 +66,7 @@ from loopai_common.contracts.tasks import (
     FailTask,
     GetTask,
     ListTasks,
+    Rollout,
     TaskCreated,
     TaskDefinition,
     TaskPage,
@@ -72,15 +76,19 @@ from loopai_common.contracts.tasks import (
     UpdateTask,
 )
 from loopai_common.definitions import definition_violations, example_violations
-from loopai_common.errors import LoopaiError, PayloadTooLarge, StoreUnavailable, ValidationFailed
+from loopai_common.errors import (
+    LoopaiError,
+    PayloadTooLarge,
+    StoreUnavailable,
+    TaskArchived,
+    TaskNotReady,
+    ValidationFailed,
+)
 from loopai_common.identifiers import new_uuid
 from loopai_common.runtime.errors import failure_of
-from loopai_common.runtime.logging import get_logger
 
 ORPHANS_KEPT_FOR: Final = timedelta(days=1)
 """Bytes without a version may belong to a publish that is still under way; after a day they do not."""
-
-_LABELLED_WITHIN_SECONDS: Final = 2.0
 
 CLAIMS_KEPT_FOR: Final = timedelta(days=7)
 """How long an idempotency key answers with the task that it made."""
@@ -93,15 +101,9 @@ was used before there were such fields still answers with its task.
 _TASKS_LIST: Final = b"tasks"
 _EXAMPLES: TypeAdapter[tuple[Example, ...]] = TypeAdapter(tuple[Example, ...])
 
-log = get_logger()
-
 
 class ArtifactStore:
-    """The only owner of tasks and their versions.
-
-    ``on_commit`` is called after events were stored. ``write_labels`` brings what is kept for recovery up to date, from
-    a catalog that is never behind.
-    """
+    """The only owner of tasks and their versions. ``on_commit`` is called after a change was stored."""
 
     def __init__(
         self,
@@ -109,13 +111,11 @@ class ArtifactStore:
         storage: ArtifactStorage,
         observer: Observer,
         on_commit: Callable[[], None],
-        write_labels: Callable[[TaskId, Sequence[Version]], Awaitable[None]],
     ) -> None:
         self._catalog = catalog
         self._storage = storage
         self._observer = observer
         self._on_commit = on_commit
-        self._write_labels = write_labels
 
     async def create_task(self, command: CreateTask) -> TaskSpecification:
         """Stores the task, for which a program is generated from then on.
@@ -126,7 +126,6 @@ class ArtifactStore:
         creation = await asyncio.to_thread(_creation, command.definition, command.idempotency_key, current_origin())
         task_id = await self._catalog.create_task(creation)
         self._on_commit()
-        await self._label(task_id, None)
         task = await self._catalog.task(task_id)
         return specification(task, command.definition.examples)
 
@@ -168,15 +167,17 @@ class ArtifactStore:
     async def start_generation(self, command: StartGeneration) -> GenerationStarted:
         """Has a new version made, on the examples there are and those that come with the command.
 
-        Raises as :meth:`update_task`.
+        The same idempotency key with the same command answers with the generation that was started. Raises as
+        :meth:`update_task`, and ``IdempotencyKeyReused``.
         """
-        task = await self._catalog.task(task_key(command.task))
+        task, origin = await self._catalog.task(task_key(command.task)), current_origin()
         more = await asyncio.to_thread(_examples, task, command.examples)
-        generation_id = GenerationId(new_uuid())
+        claim = await asyncio.to_thread(_order_claim, task.id, command, origin)
+        generation_id = GenerationId(new_uuid() if claim is None else uuid5(task.id, f"{claim.key} {claim.digest}"))
         decide = partial(
-            domain.start_generation, command=command, more=more, generation_id=generation_id, origin=current_origin()
+            domain.start_generation, command=command, more=more, generation_id=generation_id, origin=origin
         )
-        await self._change(task.id, decide)
+        await self._change(task.id, decide, generation_id=generation_id, claim=claim)
         return GenerationStarted(task_id=task.id, generation_id=generation_id)
 
     async def get_generation(self, query: GetGeneration) -> GenerationState:
@@ -267,29 +268,20 @@ class ArtifactStore:
         """
         task = await self._catalog.task(task_key(query.task))
         artifact = await self._catalog.artifact(task, runnable_version(task, query.version))
-        return ResolvedProgram(
-            task_id=task.id,
-            task_name=task.name,
-            artifact_id=artifact.document.id,
-            version=artifact.version,
-            digest=artifact.document.digest,
-            entry_point=artifact.document.entry_point,
-            input_schema=json.loads(task.input_schema),
-            output_schema=json.loads(task.output_schema),
-            sampling_rate=task.sampling_rate,
-            isolation=task.isolation,
-            rollout=await self._rollout(task) if query.version is None else None,
-        )
+        if query.version is not None or task.rollout is None:
+            return _resolved(task, artifact, None)
+        return _resolved(task, artifact, await self._catalog.artifact(task, task.rollout.version))
 
     async def resolve_many(self, query: ResolvePrograms) -> ResolvedPrograms:
         """As :meth:`resolve`, for several at once; what one of them raises is its outcome."""
+        try:
+            found = await self._find_all(query.queries)
+        except StoreUnavailable as error:
+            return ResolvedPrograms(outcomes=(failure_of(error),) * len(query.queries))
         outcomes: list[ResolvedProgram | Failure] = []
         size = 0
         for one in query.queries:
-            try:
-                outcome: ResolvedProgram | Failure = await self.resolve(one)
-            except LoopaiError as error:
-                outcome = failure_of(error)
+            outcome = _outcome(one, *found)
             size += len(outcome.model_dump_json())
             if outcomes and size > domain.MAX_PAGE_BYTES:
                 break
@@ -323,27 +315,33 @@ class ArtifactStore:
         *,
         generation_id: GenerationId | None = None,
         version: Version | None = None,
+        claim: IdempotencyClaim | None = None,
     ) -> Change:
         revised = partial(domain.revised, decide=decide)
-        change = await self._catalog.change_task(key, revised, generation_id=generation_id, version=version)
+        change = await self._catalog.change_task(
+            key, revised, generation_id=generation_id, version=version, claim=claim
+        )
         if change.events:
             self._on_commit()
         if change.activation is not None:
             self._observer.activated(change.activation)
-        await self._label(change.task.id, change.version)
         return change
 
-    async def _rollout(self, task: Task) -> ResolvedRollout | None:
-        if task.rollout is None:
-            return None
-        artifact = await self._catalog.artifact(task, task.rollout.version)
-        return ResolvedRollout(
-            artifact_id=artifact.document.id,
-            version=artifact.version,
-            digest=artifact.document.digest,
-            entry_point=artifact.document.entry_point,
-            percentage=task.rollout.percentage,
-        )
+    async def _find_all(
+        self, queries: Sequence[ResolveProgram]
+    ) -> tuple[Mapping[TaskKey, Task], Mapping[VersionKey, Artifact]]:
+        """The tasks and the versions that the queries are about, as far as they are there."""
+        tasks = await self._catalog.find_tasks([task_key(query.task) for query in queries])
+        wanted: list[tuple[Task, Version]] = []
+        for query in queries:
+            task = tasks.get(task_key(query.task))
+            if task is None:
+                continue
+            with suppress(TaskArchived, TaskNotReady):
+                wanted.append((task, runnable_version(task, query.version)))
+            if query.version is None and task.rollout is not None:
+                wanted.append((task, task.rollout.version))
+        return tasks, await self._catalog.find_artifacts(wanted)
 
     async def _as_contract(self, artifact: Artifact, *, with_code: bool) -> ProgramArtifact:
         if not with_code:
@@ -357,13 +355,55 @@ class ArtifactStore:
         assert change.version is not None, "a change of a version names it"
         return (await self._catalog.artifact(change.task, change.version)).as_contract()
 
-    async def _label(self, task_id: TaskId, version: Version | None) -> None:
-        """Brings what is kept for people and for recovery up to date. The change is stored: this fails nothing."""
-        try:
-            async with asyncio.timeout(_LABELLED_WITHIN_SECONDS):
-                await self._write_labels(task_id, () if version is None else (version,))
-        except (StoreUnavailable, TimeoutError) as error:
-            log.warning("label_failed", version=version, reason=str(error) or "the storage does not answer in time")
+
+def _outcome(
+    query: ResolveProgram, tasks: Mapping[TaskKey, Task], artifacts: Mapping[VersionKey, Artifact]
+) -> ResolvedProgram | Failure:
+    """As :meth:`ArtifactStore.resolve`, of what was found."""
+
+    def artifact(task: Task, version: Version) -> Artifact:
+        if (task.id, version) not in artifacts:
+            raise artifact_not_found(task, version)
+        return artifacts[task.id, version]
+
+    key = task_key(query.task)
+    try:
+        if key not in tasks:
+            raise task_not_found(key)
+        task = tasks[key]
+        runnable = artifact(task, runnable_version(task, query.version))
+        with_rollout = query.version is None and task.rollout is not None
+        return _resolved(
+            task, runnable, artifact(task, task.rollout.version) if task.rollout and with_rollout else None
+        )
+    except LoopaiError as error:
+        return failure_of(error)
+
+
+def _resolved(task: Task, artifact: Artifact, rollout: Artifact | None) -> ResolvedProgram:
+    return ResolvedProgram(
+        task_id=task.id,
+        task_name=task.name,
+        artifact_id=artifact.document.id,
+        version=artifact.version,
+        digest=artifact.document.digest,
+        entry_point=artifact.document.entry_point,
+        input_schema=json.loads(task.input_schema),
+        output_schema=json.loads(task.output_schema),
+        sampling_rate=task.sampling_rate,
+        isolation=task.isolation,
+        rollout=None if rollout is None or task.rollout is None else _resolved_rollout(rollout, task.rollout),
+    )
+
+
+def _resolved_rollout(artifact: Artifact, rollout: Rollout) -> ResolvedRollout:
+    return ResolvedRollout(
+        artifact_id=artifact.document.id,
+        version=artifact.version,
+        digest=artifact.document.digest,
+        entry_point=artifact.document.entry_point,
+        percentage=rollout.percentage,
+    )
 
 
 def _creation(definition: TaskDefinition, key: str | None, origin: Origin) -> TaskCreation:
@@ -378,7 +418,7 @@ def _creation(definition: TaskDefinition, key: str | None, origin: Origin) -> Ta
     if key is not None:
         said = {field: value for field, value in values.items() if field not in _ADDED}
         said |= definition.model_dump(include=_ADDED, exclude_defaults=True)
-        claim = IdempotencyClaim(key, digest_of(json_text(said, canonical=True).encode("utf-8")))
+        claim = IdempotencyClaim(key, _digest(said), origin.at)
     task = Task(
         id=TaskId(new_uuid()),
         name=definition.name,
@@ -405,6 +445,18 @@ def _creation(definition: TaskDefinition, key: str | None, origin: Origin) -> Ta
     domain.check_size(task)
     created = TaskCreated(task_id=task.id, name=task.name, generation_id=GenerationId(new_uuid()))
     return TaskCreation(task, examples, event(subjects.TASK_CREATED, task.id, created, origin), claim)
+
+
+def _order_claim(task_id: TaskId, command: StartGeneration, origin: Origin) -> IdempotencyClaim | None:
+    """What the key of a command to make a version stands for: the same key may be used for another task."""
+    if command.idempotency_key is None:
+        return None
+    said = command.model_dump(exclude={"task", "idempotency_key"}, exclude_defaults=True)
+    return IdempotencyClaim(f"generate {task_id} {command.idempotency_key}", _digest(said), origin.at)
+
+
+def _digest(said: dict[str, Any]) -> str:
+    return digest_of(json_text(said, canonical=True).encode("utf-8"))
 
 
 def _examples(task: Task, examples: tuple[Example, ...]) -> Examples:

@@ -18,10 +18,10 @@ from loopai_artifact_store.backends import Backends, open_backends
 from loopai_artifact_store.cached import CachedCatalog, CachedStorage
 from loopai_artifact_store.executions import ExecutionRecords
 from loopai_artifact_store.metrics import CacheMetrics, StoreMetrics
+from loopai_artifact_store.operations.labelling import Labeller
 from loopai_artifact_store.outbox import Outbox
 from loopai_artifact_store.ports import Catalog
 from loopai_artifact_store.reads import CachedReads
-from loopai_artifact_store.recovery import write_labels
 from loopai_artifact_store.service import ArtifactStore
 from loopai_artifact_store.settings import ArtifactStoreSettings
 from loopai_artifact_store.warming import warm
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 SERVICE: Final = "artifact-store"
 _START_RETRY_SECONDS: Final = 1.0
 _OUTBOX_POLL_SECONDS: Final = 1.0
+_LABELLER_POLL_SECONDS: Final = 1.0
 _CENSUS_SECONDS: Final = 5.0
 _SWEEP_SECONDS: Final = 3600.0
 _CACHE_BYTES: Final = 64 * 1024 * 1024
@@ -66,8 +67,13 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
     records = ExecutionRecords(catalog, executions, kept_for=timedelta(days=settings.executions_kept_days))
     outbox = Outbox(catalog, JetStreamEvents(bus), poll_seconds=_OUTBOX_POLL_SECONDS)
     # Past the cache: what another instance changed a moment ago must not be written over with what was before.
-    label = partial(write_labels, backends.catalog, backends.storage)
-    store = ArtifactStore(catalog, storage, metrics, outbox.wake, label)
+    labeller = Labeller(backends.catalog, backends.storage, poll_seconds=_LABELLER_POLL_SECONDS)
+
+    def wake() -> None:
+        outbox.wake()
+        labeller.wake()
+
+    store = ArtifactStore(catalog, storage, metrics, wake)
 
     readiness = Readiness()
     readiness.add("nats", partial(_check_connected, bus))
@@ -92,7 +98,7 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
             stack.push_async_callback(reads.close)
             warming = warm(catalog, storage, executions, cache_metrics)
             # Before the bus, so that it still delivers while the bus drains.
-            for task in (outbox.run(), _count(catalog, metrics), _sweep(store, records), warming):
+            for task in (outbox.run(), labeller.run(), _count(catalog, metrics), _sweep(store, records), warming):
                 await stack.enter_async_context(_running(task))
             stack.push_async_callback(bus.drain)
             await bus.start()

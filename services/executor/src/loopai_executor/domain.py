@@ -15,6 +15,9 @@ from loopai_common.contracts.frames import AnswerKind
 from loopai_common.contracts.tasks import Isolation
 
 MAX_BATCH: Final = 64
+LANES: Final = ("frame", "request")
+"""The ways that executions come."""
+
 DURATION_BUCKETS: Final = (0.00001, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 60.0)
 _SHARE_BYTES: Final = 4
 
@@ -123,8 +126,8 @@ class DeathCounter:
 class Counts:
     """What happened so far, as plain numbers: this is counted on the hot path."""
 
-    executions: Counter[tuple[int, str]] = field(default_factory=Counter)
-    """By kind of answer and by lane: ``frame``, ``request``."""
+    executions: dict[str, list[int]] = field(default_factory=lambda: {lane: [0] * len(AnswerKind) for lane in LANES})
+    """By lane, and by kind of answer."""
     durations: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BUCKETS) + 1))
     duration_seconds: float = 0.0
     batches: int = 0

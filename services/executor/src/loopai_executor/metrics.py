@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from loopai_common.contracts.execution import ExecutionError
 from loopai_common.contracts.frames import AnswerKind
 from loopai_common.runtime.metrics import CONSUMER_GAUGES
-from loopai_executor.domain import DURATION_BUCKETS, Counts
+from loopai_executor.domain import DURATION_BUCKETS, LANES, Counts
 from loopai_executor.sandbox.pool import Pool
 
 HIGHEST: Final = frozenset(
@@ -19,7 +19,6 @@ HIGHEST: Final = frozenset(
 """The gauges that do not add up over executors."""
 
 TOP_TASKS: Final = 20
-_LANES: Final = ("frame", "request")
 _DROPS: Final = ("rate", "queue", "bus")
 
 
@@ -42,8 +41,8 @@ class ExecutorMetrics(Collector):
             "loopai_executions", "Executions by outcome and by the way they came.", labels=["status", "lane"]
         )
         for kind in AnswerKind:
-            for lane in _LANES:
-                executions.add_metric([kind.name.lower(), lane], counts.executions[kind, lane])
+            for lane in LANES:
+                executions.add_metric([kind.name.lower(), lane], counts.executions[lane][kind])
         yield executions
         yield self._durations()
         tasks = CounterMetricFamily(

@@ -284,13 +284,13 @@ class _Collector:
         )
         self._programs = programs
         self._ids = ids
-        self._counts = counts
+        self._executions = counts.executions["request"]
         self._results: list[Any] = [None] * len(ids)
         self._left = len(ids)
 
     def answer(self, job: Job, kind: int, payload: msgspec.Raw, latency_us: int) -> None:
         """Takes the outcome of one execution."""
-        self._counts.executions[kind, "request"] += 1
+        self._executions[kind] += 1
         self._results[job.index] = (
             _rejected(payload) if kind == AnswerKind.REFUSED else self._result(job, kind, payload, latency_us)
         )
@@ -327,7 +327,7 @@ class _FrameReply:
         self.began_ns = time.time_ns()
         self._reply = reply
         self._publisher = publisher
-        self._counts = counts
+        self._executions = counts.executions["frame"]
         self._loop = asyncio.get_running_loop()
         self._groups: dict[Program | None, list[FrameAnswer]] = {}
         self._left = 1  # for begun()
@@ -350,17 +350,17 @@ class _FrameReply:
             self.expect(len(indexes))
         payload = msgspec.Raw(failure_of(error).model_dump_json().encode())
         for index in indexes:
-            self.add(None, FrameAnswer(index, AnswerKind.REFUSED, 0, False, payload), len(memoryview(payload)))
+            self.add(None, FrameAnswer(index, AnswerKind.REFUSED, 0, False, payload))
 
-    def add(self, program: Program | None, answer: FrameAnswer, size: int) -> None:
+    def add(self, program: Program | None, answer: FrameAnswer) -> None:
         """Takes an answer."""
-        self._counts.executions[answer.kind, "frame"] += 1
+        self._executions[answer.kind] += 1
         answers = self._groups.get(program)
         if answers is None:
             answers = self._groups[program] = []
         answers.append(answer)
         self._left -= 1
-        self._bytes += size
+        self._bytes += len(answer.payload)
         if self._bytes > _MAX_PART_BYTES:
             self._publish()
         if self._left == 0 or self._due is None:
@@ -368,20 +368,17 @@ class _FrameReply:
 
     def _schedule(self) -> None:
         """A frame that is answered goes at once; what is ready of another one waits a moment for more."""
-        if self._due is not None:
-            if self._left:
-                return
-            self._due.cancel()
-        self._due = (
-            self._loop.call_later(_PART_SECONDS, self._flush) if self._left else self._loop.call_soon(self._flush)
-        )
+        if self._left == 0:
+            if self._due is not None:
+                self._due.cancel()
+            self._publish()
+            self._publisher.closed()
+        elif self._due is None:
+            self._due = self._loop.call_later(_PART_SECONDS, self._flush)
 
     def _flush(self) -> None:
         self._due = None
         self._publish()
-        if self._left == 0:
-            self._left = -1
-            self._publisher.closed()
 
     def _publish(self) -> None:
         groups, self._groups, self._bytes = self._groups, {}, 0
@@ -406,8 +403,7 @@ class _GroupSink:
 
     def answer(self, job: Job, kind: int, payload: msgspec.Raw, latency_us: int) -> None:
         """Takes the outcome of one item."""
-        answer = FrameAnswer(job.index, kind, latency_us, job.sampled, payload)
-        self._reply.add(self._program, answer, len(memoryview(payload)))
+        self._reply.add(self._program, FrameAnswer(job.index, kind, latency_us, job.sampled, payload))
         if job.sampled:
             item = self._group.items[job.index - self._start]
             self._recorder.record(

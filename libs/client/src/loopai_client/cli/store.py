@@ -67,7 +67,7 @@ def _run(data_dir: Path, command: str, *arguments: str, as_json: bool) -> None:
             raise Failed("loopai-artifact-store is not installed here; run this where the store runs, or install it")
         options = ["--json"] if as_json else []
         done = subprocess.run(
-            [sys.executable, "-m", f"{_PACKAGE}.operator", command, *options, *arguments],
+            [sys.executable, "-m", f"{_PACKAGE}.operations.operator", command, *options, *arguments],
             env={**os.environ, "LOOPAI_DATA_DIR": str(data_dir)},
             check=False,
         )

@@ -25,12 +25,17 @@ class GenerateProgram(Contract):
 
 
 class StartGeneration(Contract):
-    """Command: add ``examples`` to the task and have a new version made; the answer says which generation that is."""
+    """Command: add ``examples`` to the task and have a new version made; the answer says which generation that is.
+
+    ``idempotency_key`` makes a retry safe: the same key with the same command answers with the generation that was
+    started.
+    """
 
     task: TaskReference
     constraints: Constraints | None = None
     strategy: SynthesisStrategy = SynthesisStrategy.AUTO
     examples: Annotated[tuple[Example, ...], Field(max_length=MAX_EXAMPLES)] = ()
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=255)] | None = None
 
 
 class GenerationStarted(Contract):

@@ -42,7 +42,10 @@ class _TraceMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         spans = CounterMetricFamily(
-            "loopai_trace_spans", "Spans that left for the collector of traces: exported, failed.", labels=["outcome"]
+            "loopai_trace_spans",
+            "Spans, by what became of them: exported, failed (the collector did not take them), dropped (the queue was"
+            " full).",
+            labels=["outcome"],
         )
         for outcome, count in span_counts.items():
             spans.add_metric([outcome], count)

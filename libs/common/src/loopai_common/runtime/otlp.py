@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -40,7 +40,7 @@ class OtlpExporter:
             }
         )
         self._provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(_Watched(OTLPSpanExporter(), service, counts)))
+        self._provider.add_span_processor(_Queue(OTLPSpanExporter(), service, counts))
         self._tracer = self._provider.get_tracer("loopai", __version__)
 
     def start(self, name: str, parent: str | None, kind: Kind, attributes: Attributes, at_ns: int | None) -> Any:
@@ -59,16 +59,43 @@ class OtlpExporter:
         closing.join(_FLUSH_SECONDS)
 
 
+class _Queue(BatchSpanProcessor):
+    """Counts what is dropped: the SDK drops the oldest span of a full queue, and says so in its own log alone."""
+
+    def __init__(self, exporter: SpanExporter, service: str, counts: dict[str, int]) -> None:
+        self._counts = counts
+        self._waiting = 0
+        self._counting = threading.Lock()
+        self._most: int = self._default_max_queue_size()  # type: ignore[no-untyped-call]  # of OTEL_BSP_MAX_QUEUE_SIZE
+        super().__init__(_Watched(exporter, service, counts, self._taken), self._most)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        with self._counting:
+            if self._waiting < self._most:
+                self._waiting += 1
+            else:
+                self._counts["dropped"] += 1
+        super().on_end(span)
+
+    def _taken(self, spans: int) -> None:
+        with self._counting:
+            self._waiting -= spans
+
+
 class _Watched(SpanExporter):
     """Counts what another exporter does, and logs when it stops working and when it works again."""
 
-    def __init__(self, exporter: SpanExporter, service: str, counts: dict[str, int]) -> None:
+    def __init__(
+        self, exporter: SpanExporter, service: str, counts: dict[str, int], on_export: Callable[[int], None]
+    ) -> None:
         self._exporter = exporter
         self._log = log.bind(service=service)  # the thread that exports has no context of its own
         self._counts = counts
+        self._on_export = on_export
         self._failing = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self._on_export(len(spans))
         result = self._exporter.export(spans)
         failed = result is not SpanExportResult.SUCCESS
         self._counts["failed" if failed else "exported"] += len(spans)

@@ -58,7 +58,7 @@ class _Process:
 
 
 _process: Final = _Process()
-span_counts: Final = {"exported": 0, "failed": 0}
+span_counts: Final = {"exported": 0, "failed": 0, "dropped": 0}
 """Spans by what became of them."""
 
 

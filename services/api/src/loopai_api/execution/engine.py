@@ -134,7 +134,8 @@ class ExecutionEngine:
         if self._metrics.pending >= self._max_pending:
             self._metrics.rejected += 1
             raise Overloaded("too many executions are waiting; slow down and try again")
-        if not self._sender.connected:
+        # Once for all that arrive in one turn of the event loop: the connection is the same for them.
+        if not self._flush_scheduled and not self._sender.connected:
             raise BusUnavailable("not connected to NATS; try again")
         self._metrics.pending += 1
         execution.deadline = self._loop.time() + 2 * (execution.seconds + self._queue_seconds)
@@ -219,7 +220,8 @@ class ExecutionEngine:
             groups.setdefault((execution.task, execution.version), []).append(execution)
             count += 1
             size += execution.size
-            longest = max(longest, execution.seconds)
+            if execution.seconds > longest:
+                longest = execution.seconds
         frame_id = self._next_frame_id
         self._next_frame_id += 1
         patience = longest + self._queue_seconds

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 import msgspec
 
@@ -14,27 +15,34 @@ _encode = msgspec.json.Encoder().encode
 _decode_reason = msgspec.json.Decoder(tuple[str, str]).decode
 
 _SUCCESS = int(AnswerKind.SUCCESS)
+_NO_OUTPUT = msgspec.Raw(b"null")
 _NO_REASON = b'"error_code":null,"error_message":null'
 _TEMPLATE = (
     b'{"execution_id":"%b","task_id":"%b","program_id":"%b","version":%d,"status":"%b","output":%b,%b,'
-    b'"latency_ms":%d.%03d,"sampled_for_validation":%b,"executed_at":"%b","correlation_id":%b}'
+    b'"latency_ms":%b,"sampled_for_validation":%b,"executed_at":"%b","correlation_id":%b}'
 )
 
 Renderer = Callable[[FrameItem, FrameAnswerGroup, FrameAnswer, str], tuple[int, bytes]]
 """Writes the answer to an execution of the task that the path names: its status and its body."""
 
-_second = -1
-_second_text = b""
+_millisecond = -1
+_millisecond_text = b""
 
 
 def timestamp_now() -> bytes:
-    """The current time as RFC 3339 with milliseconds; the text of the second is kept between calls."""
-    global _second, _second_text
-    milliseconds = time.time_ns() // 1_000_000
-    second, fraction = divmod(milliseconds, 1000)
-    if second != _second:
-        _second, _second_text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
-    return b"%b.%03dZ" % (_second_text, fraction)
+    """The current time as RFC 3339 with milliseconds; the text is kept while it is right."""
+    global _millisecond, _millisecond_text
+    now = time.time_ns() // 1_000_000
+    if now != _millisecond:
+        second, fraction = divmod(now, 1000)
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+        _millisecond, _millisecond_text = now, b"%b.%03dZ" % (text, fraction)
+    return _millisecond_text
+
+
+@lru_cache(maxsize=1024)  # the executions of a batch took the same time
+def _milliseconds(microseconds: int) -> bytes:
+    return b"%d.%03d" % divmod(microseconds, 1000)
 
 
 def render_execution(item: FrameItem, group: FrameAnswerGroup, answer: FrameAnswer, _task: str) -> tuple[int, bytes]:
@@ -44,28 +52,25 @@ def render_execution(item: FrameItem, group: FrameAnswerGroup, answer: FrameAnsw
     """
     kind = answer.kind
     if kind == _SUCCESS:
-        status, output, reason = b"success", bytes(answer.payload), _NO_REASON
+        status, output, reason = b"success", answer.payload, _NO_REASON
     elif kind in (AnswerKind.ERROR, AnswerKind.TIMEOUT):
-        status, output = (b"error" if kind == AnswerKind.ERROR else b"timeout"), b"null"
+        status, output = (b"error" if kind == AnswerKind.ERROR else b"timeout"), _NO_OUTPUT
         code, message = _reason(answer)
         reason = b'"error_code":%b,"error_message":%b' % (_encode(code), _encode(message))
     else:
         raise refusal(bytes(answer.payload))
-    execution_id = item.execution_id.encode()
-    correlation = _encode(item.correlation_id) if item.correlation_id else b'"%b"' % execution_id
     return 200, _TEMPLATE % (
-        execution_id,
+        item.execution_id.encode(),
         group.task_id.encode(),
         group.program_id.encode(),
         group.version,
         status,
         output,
         reason,
-        answer.latency_us // 1000,
-        answer.latency_us % 1000,
+        _milliseconds(answer.latency_us),
         b"true" if answer.sampled else b"false",
         timestamp_now(),
-        correlation,
+        _encode(item.correlation_id or item.execution_id),
     )
 
 
@@ -89,9 +94,8 @@ def render_execution_or_problem(
 
 def server_timing(seconds: float, answer: FrameAnswer) -> bytes:
     """The value of ``Server-Timing``: what the program took of ``seconds``, and the rest; in milliseconds."""
-    run_ms = answer.latency_us / 1000
-    queue_ms = seconds * 1000 - run_ms
-    return b"queue;dur=%.3f, run;dur=%.3f" % (queue_ms if queue_ms > 0 else 0, run_ms)
+    queue_ms = seconds * 1000 - answer.latency_us / 1000
+    return b"queue;dur=%.3f, run;dur=%b" % (queue_ms if queue_ms > 0 else 0, _milliseconds(answer.latency_us))
 
 
 def _reason(answer: FrameAnswer) -> tuple[str, str]:

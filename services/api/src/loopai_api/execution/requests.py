@@ -73,12 +73,12 @@ def frame_item(
     ``traceparent`` is that of a sampled trace, or empty.
     """
     return FrameItem(
-        execution_id=execution_id if sent is None else new_id(),
-        correlation_id=sent or "",
-        timeout_ms=request.timeout_ms or default_timeout_ms,
-        flags=FORCE_VALIDATION if request.force_validation else 0,
-        input=request.input,
-        traceparent=traceparent,
+        execution_id if sent is None else new_id(),
+        sent or "",
+        request.timeout_ms or default_timeout_ms,
+        FORCE_VALIDATION if request.force_validation else 0,
+        request.input,
+        traceparent,
     )
 
 

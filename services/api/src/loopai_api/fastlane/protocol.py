@@ -55,7 +55,6 @@ class HotCycle(Execution):
     """One hot request, from its headers to its answer."""
 
     __slots__ = (
-        "api",
         "body",
         "correlation_id",
         "disconnected",
@@ -76,8 +75,6 @@ class HotCycle(Execution):
     def __init__(self, protocol: "FastLaneProtocol", head: HotHead, hsts: bytes, refusal: LoopaiError | None) -> None:
         self.protocol = protocol
         self.head = head
-        self.task = head.task
-        self.api = head.api
         self.hsts = hsts
         self.refusal = refusal
         self.body = b""
@@ -102,8 +99,9 @@ class HotCycle(Execution):
         if self.refusal is not None:
             self.failed(self.refusal)
             return
+        task = self.head.task
         try:
-            request = self.api.parse(self.body, self.task)
+            request = self.head.api.parse(self.body, task)
             item = frame_item(
                 request,
                 lane.default_timeout_ms,
@@ -111,21 +109,22 @@ class HotCycle(Execution):
                 sent=sent_correlation_id,
                 traceparent=traceparent,
             )
-            self.prepare(self.task, request.version or 0, item, len(self.body))
+            self.prepare(task, request.version or 0, item, len(self.body))
             lane.engine.submit(self)
         except LoopaiError as error:
             self.failed(error)
 
     def _trace(self, sent_traceparent: str | None) -> str:
         """Begins the span of a request that is sampled; returns what goes along with its execution."""
+        head = self.head
         began = time.time_ns() - int((time.perf_counter() - self.started) * 1e9)
         attributes = {
             "http.request.method": "POST",
-            "http.route": self.api.route,
+            "http.route": head.api.route,
             "url.scheme": self.protocol.scheme or "http",
-            "url.path": self.api.path(self.task),
+            "url.path": head.api.path(head.task),
         }
-        name = f"POST {self.api.route}"
+        name = f"POST {head.api.route}"
         self.span = start(name, sent_traceparent, kind=Kind.SERVER, attributes=attributes, at_ns=began)
         passed_on = sent_traceparent if sent_traceparent is not None and is_sampled(sent_traceparent) else ""
         return self.span.traceparent or passed_on
@@ -137,33 +136,36 @@ class HotCycle(Execution):
         self.span.end()
 
     def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
+        api = self.head.api
         try:
-            status, body = self.api.render(self.item, group, answer, self.task)
+            status, body = api.render(self.item, group, answer, self.head.task)
         except LoopaiError as error:
             self.failed(error)
             return
         seconds = time.perf_counter() - self.started
-        media_type = _JSON if status == 200 else self.api.error_type
-        self._respond(status, seconds, b"server-timing: %b\r\n" % server_timing(seconds, answer), media_type, body)
+        timing = b"server-timing: " + server_timing(seconds, answer) + b"\r\n"
+        self._respond(status, seconds, timing, _JSON if status == 200 else api.error_type, body)
 
     def failed(self, error: LoopaiError) -> None:
         self.protocol.lane.metrics.refused(error)
+        api = self.head.api
         headers = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers_of(error).items()).encode()
-        body = self.api.errors.body(error, self.correlation_id, self.api.path(self.task))
-        self._respond(status_of(error), time.perf_counter() - self.started, headers, self.api.error_type, body)
+        body = api.errors.body(error, self.correlation_id, api.path(self.head.task))
+        self._respond(status_of(error), time.perf_counter() - self.started, headers, api.error_type, body)
 
     def _respond(self, status: int, seconds: float, extra: bytes, media_type: bytes, body: bytes) -> None:
-        protocol, api = self.protocol, self.api
+        protocol, api = self.protocol, self.head.api
+        transport = protocol.transport
         if not self.more_body:  # else it ends before it was run, and was not counted
             protocol.lane.metrics.in_flight -= 1
         api.counts.observe(status, seconds)
         if self.span is not UNRECORDED:
             self._end_span(status)
         self.response_started = self.response_complete = True
-        if self.disconnected or protocol.transport.is_closing():
+        if self.disconnected or transport.is_closing():
             return
         close = b"" if self.keep_alive else b"connection: close\r\n"
-        protocol.transport.write(
+        transport.write(
             b"%bcontent-length: %d\r\n%bcontent-type: %b\r\nx-correlation-id: %b\r\n"
             b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n%b%b%b\r\n%b"
             % (
@@ -179,7 +181,7 @@ class HotCycle(Execution):
             )
         )
         if not self.keep_alive:
-            protocol.transport.close()
+            transport.close()
         protocol.on_hot_response_complete()
 
 
@@ -210,20 +212,19 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         if self._receiving or self._refused or self.pipeline or (before is not None and not before.response_complete):
             super().data_received(data)
             return
-        body_at = data.find(_END_OF_HEAD) + len(_END_OF_HEAD)
-        head = data[:body_at]
+        head, _, body = data.partition(_END_OF_HEAD)
         known = self.lane.heads.get(head)
-        if known is not None and len(data) - body_at == known.body_bytes:
+        if known is not None and len(body) == known.body_bytes:
             cycle = self._admitted(known)
             if cycle is not None:
-                self._take_whole(cycle, data[body_at:])
+                self._take_whole(cycle, body)
                 return
         super().data_received(data)
         parsed: Any = self.cycle
-        if type(parsed) is HotCycle and parsed is not before and self._same_each_time:
-            size = len(parsed.body)
-            if not parsed.more_body and parsed.refusal is None and body_at + size == len(data):
-                self.lane.remember(head, parsed.head)
+        if type(parsed) is not HotCycle or parsed is before or parsed.more_body or parsed.refusal is not None:
+            return
+        if parsed.body == body and self._same_each_time:
+            self.lane.remember(head, parsed.head)
 
     @property
     def _same_each_time(self) -> bool:

@@ -11,7 +11,7 @@ from loopai_api.etags import expected_revisions
 from loopai_api.models import GenerateRequest, GenerateResponse, TaskResponse, UpdateTaskRequest
 from loopai_api.openapi import header_references, json_body
 from loopai_api.references import task_reference
-from loopai_api.routes.headers import ETAG, IF_MATCH
+from loopai_api.routes.headers import ETAG, IDEMPOTENCY_KEY, IF_MATCH, idempotency_key
 from loopai_api.routes.tasks import json_response, task_response
 from loopai_common.contracts.generation import StartGeneration
 from loopai_common.contracts.tasks import UpdateTask
@@ -65,19 +65,23 @@ def change_routes(prefix: str, store: StoreClient) -> APIRouter:
                 "description": "Under way, and not lost by a restart.",
                 "headers": header_references("Location"),
             },
-            **errors(400, 404, 408, 410, 413, 415, 503, 504),
+            **errors(400, 404, 408, 410, 413, 415, 422, 503, 504),
         },
-        openapi_extra={"requestBody": json_body(GenerateRequest, required=False)},
+        openapi_extra={"requestBody": json_body(GenerateRequest, required=False), "parameters": [IDEMPOTENCY_KEY]},
     )
     async def generate(task: str, request: Request) -> Response:
         """Has another program written, on the task's examples and those in the body. It becomes the active version when
         it reaches the accuracy target and is not worse than the active one on the same examples.
         """
-        reference = task_reference(task)
+        reference, key = task_reference(task), idempotency_key(request)
         value = await read_optional_json_object(request, MAX_TASK_BYTES)
         body = await run_in_threadpool(parsed, GenerateRequest, value)
         command = StartGeneration(
-            task=reference, constraints=body.constraints, strategy=body.strategy, examples=body.examples
+            task=reference,
+            constraints=body.constraints,
+            strategy=body.strategy,
+            examples=body.examples,
+            idempotency_key=key,
         )
         started = await store.start_generation(command)
         answer = GenerateResponse(task_id=started.task_id, generation_id=started.generation_id)

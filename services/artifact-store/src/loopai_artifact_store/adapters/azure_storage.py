@@ -12,8 +12,9 @@ an account that is away. Every operation ends within a bound, the SDK's own retr
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -32,7 +33,7 @@ from azure.storage.blob import BlobProperties, ContentSettings, StorageErrorCode
 from azure.storage.blob.aio import BlobClient, ContainerClient, LinearRetry
 
 from loopai_artifact_store.domain import checked_digest, digest_of
-from loopai_artifact_store.ports import Labels, StoredProgram, Timer
+from loopai_artifact_store.ports import Labels, LabelsMoved, LabelTags, StoredProgram, Timer
 from loopai_common.contracts.base import Digest, TaskId, Version
 from loopai_common.errors import ArtifactCorrupt, ArtifactNotFound, StoreUnavailable, ValidationFailed
 
@@ -43,8 +44,8 @@ _DEADLINE_SECONDS: Final = 10.0
 _CONNECT_SECONDS: Final = 2.0
 _ANSWER_SECONDS: Final = 4.0
 _RETRIES: Final = 2
-_ATTEMPTS_TO_MOVE: Final = 8
-"""A label that others move all the time is theirs to set."""
+_ATTEMPTS_TO_MARK: Final = 8
+"""Metadata that others change all the time is theirs to set."""
 
 _PLAIN: Final = ContentSettings(content_type="text/plain; charset=utf-8")
 _JSON: Final = ContentSettings(content_type="application/json")
@@ -127,32 +128,39 @@ class AzureStorage:
 
         await self._run("delete", work)
 
-    async def label(self, task_id: TaskId, version: Version, digest: Digest, document: str) -> None:
-        program = self._blob(_program(task_id, digest))
-        name = f"{task_id}/{_VERSIONS}/{version:06d}"
-        label = self._blob(name)
+    async def label_tags(self, task_id: TaskId, versions: Sequence[Version] = ()) -> LabelTags:
+        labels = [_label(version) for version in versions]
+        names = [_TASK, _ACTIVE, *labels, *(f"{label}.json" for label in labels)]
 
-        async def work() -> None:
-            await _move(self._blob(f"{name}.json"), document.encode(), _JSON)
-            await _move(label, digest.encode(), _PLAIN)
-            await _mark(program, {"version": str(version)}, {"status": "stored"})
+        async def work() -> LabelTags:
+            tags = await asyncio.gather(*(_tag(self._blob(f"{task_id}/{name}")) for name in names))
+            return {name: tag for name, tag in zip(names, tags, strict=True) if tag is not None}
 
-        await self._run("label", work)
+        return await self._run("label_tags", work)
 
-    async def label_active(self, task_id: TaskId, version: Version) -> None:
-        active = self._blob(f"{task_id}/{_ACTIVE}")
+    async def label(self, task_id: TaskId, labels: Labels, *, since: LabelTags) -> None:
+        programs = {version: self._blob(_program(task_id, digest)) for version, digest in labels.digests.items()}
 
-        async def work() -> None:
-            target = f"{_VERSIONS}/{version:06d}"
-            before = await _move(active, target.encode(), _PLAIN)
-            if before is not None and before.decode() != target:
-                await self._mark_version(f"{task_id}/{before.decode()}", "deprecated")
-            await self._mark_version(f"{task_id}/{target}", "active")
+        async def move(name: str, content: str, kind: ContentSettings) -> str | None:
+            return await _move(self._blob(f"{task_id}/{name}"), content, kind, since.get(name))
 
-        await self._run("label", work)
+        async def name_version(version: Version) -> None:
+            await move(f"{_label(version)}.json", labels.documents[version], _JSON)
+            await move(_label(version), labels.digests[version], _PLAIN)
+            await _mark(programs[version], {"version": str(version)}, {"status": "stored"})
 
-    async def label_task(self, task_id: TaskId, document: str) -> None:
-        await self._run("label", lambda: _move(self._blob(f"{task_id}/{_TASK}"), document.encode(), _JSON))
+        async def name_active(version: Version) -> None:
+            before = await move(_ACTIVE, _label(version), _PLAIN)
+            if before is not None and before != _label(version):
+                await self._mark_version(f"{task_id}/{before}", "deprecated")
+            await self._mark_version(f"{task_id}/{_label(version)}", "active")
+
+        for version in labels.digests:
+            await self._run("label", partial(name_version, version))
+        if labels.task is not None:
+            await self._run("label", partial(move, _TASK, labels.task, _JSON))
+        if labels.active is not None:
+            await self._run("label", partial(name_active, labels.active))
 
     async def labels(self, task_id: TaskId) -> Labels:
         task: str | None = None
@@ -220,7 +228,12 @@ class AzureStorage:
 
     async def _mark_version(self, label: str, status: str) -> None:
         """Writes the status beside the program that the label names."""
-        digest = checked_digest(Digest((await _read(self._blob(label))).decode()))
+        try:
+            digest = checked_digest(Digest((await _read(self._blob(label))).decode()))
+        except ResourceNotFoundError as error:
+            if _is_container_missing(error):
+                raise
+            return  # somebody removed the label, which relabelling writes again
         await _mark(self._blob(f"{label.partition('/')[0]}/{digest}"), {"status": status}, {})
 
     async def _run(self, operation: str, work: Callable[[], Awaitable[T]]) -> T:
@@ -283,38 +296,54 @@ async def _read(blob: BlobClient) -> bytes:
     return await (await blob.download_blob(max_concurrency=1)).readall()
 
 
-async def _move(blob: BlobClient, content: bytes, kind: ContentSettings) -> bytes | None:
-    """Writes the blob over what it was when it was read, and returns that; ``None`` when it was not there."""
-    for _ in range(_ATTEMPTS_TO_MOVE):
-        try:
-            download = await blob.download_blob(max_concurrency=1)
-            before, etag = await download.readall(), download.properties.etag
-        except ResourceNotFoundError as error:
-            if _is_container_missing(error):
-                raise
-            before, etag = None, None
-        if before == content:
-            return before
-        try:
-            if etag is None:
-                await _create(blob, content, kind, {})
-            else:
-                await blob.upload_blob(
-                    content,
-                    overwrite=True,
-                    content_settings=kind,
-                    etag=etag,
-                    match_condition=MatchConditions.IfNotModified,
-                )
-        except (ResourceExistsError, ResourceModifiedError):
-            continue
-        return before
-    raise StoreUnavailable("a label is moved by too many at once; try again")
+async def _tag(blob: BlobClient) -> str | None:
+    """The blob's ETag; ``None`` when it is not there."""
+    try:
+        return str((await blob.get_blob_properties()).etag)
+    except ResourceNotFoundError as error:
+        if _is_container_missing(error):
+            raise
+        return None
+
+
+async def _move(blob: BlobClient, text: str, kind: ContentSettings, tag: object) -> str | None:
+    """Writes the blob over what it was when ``tag`` was taken, and returns that; ``None`` when it was not there.
+
+    Raises :class:`LabelsMoved` when it is something else by now.
+    """
+    moved = LabelsMoved("a label was moved by another one; try again")
+    try:
+        if tag is None:
+            await _create(blob, text.encode(), kind, {})
+            return None
+        download = await blob.download_blob(
+            max_concurrency=1, etag=str(tag), match_condition=MatchConditions.IfNotModified
+        )
+        before = (await download.readall()).decode("utf-8", "replace")
+        if before != text:
+            await blob.upload_blob(
+                text.encode(),
+                overwrite=True,
+                content_settings=kind,
+                etag=str(tag),
+                match_condition=MatchConditions.IfNotModified,
+            )
+    except (ResourceExistsError, ResourceModifiedError) as error:
+        raise moved from error
+    except ResourceNotFoundError as error:
+        if _is_container_missing(error):
+            raise
+        raise moved from error
+    return before
+
+
+def _label(version: Version) -> str:
+    return f"{_VERSIONS}/{version:06d}"
 
 
 async def _mark(blob: BlobClient, values: Mapping[str, str], defaults: Mapping[str, str]) -> None:
     """Changes the metadata of a program, over what it was when it was read; a program that is gone is left alone."""
-    for _ in range(_ATTEMPTS_TO_MOVE):
+    for _ in range(_ATTEMPTS_TO_MARK):
         try:
             properties = await blob.get_blob_properties()
             metadata = {**defaults, **properties.metadata, **values}

@@ -5,6 +5,7 @@
     <root>/<task_id>/versions/000001.json
     <root>/<task_id>/active          -> versions/000001
     <root>/<task_id>/task.json
+    <root>/<task_id>/versions/.written -> a random word, another one each time that labels are written
 
 Everything is written beside its place and moved there when it is complete, with an ``fsync`` of the file before and of
 the directory after: a reader, and a restart after a power cut, sees the old or the new. Any number of processes may
@@ -16,7 +17,7 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from loopai_artifact_store.domain import checked_digest, digest_of
-from loopai_artifact_store.ports import Labels, StoredProgram, Timer
+from loopai_artifact_store.ports import Labels, LabelsMoved, LabelTags, StoredProgram, Timer
 from loopai_common.contracts.base import Digest, TaskId, Version
 from loopai_common.errors import ArtifactCorrupt, ArtifactNotFound, StoreUnavailable, ValidationFailed
 
@@ -34,6 +35,7 @@ _PROGRAM = "program.py"
 _VERSIONS = "versions"
 _ACTIVE = "active"
 _TASK = "task.json"
+_WRITTEN = ".written"
 _TEMPORARY = ".tmp-"
 _ABANDONED_AFTER_SECONDS = 600.0
 """No write takes this long: what is still temporary after it belongs to a process that is no more."""
@@ -111,27 +113,24 @@ class FileStorage:
 
         await self._run("delete", work)
 
-    async def label(self, task_id: TaskId, version: Version, digest: Digest, document: str) -> None:
-        versions = self._directory(task_id, digest).parent / _VERSIONS
+    async def label_tags(self, task_id: TaskId, versions: Sequence[Version] = ()) -> LabelTags:
+        return await self._run("label_tags", lambda: _tags(self._root / str(task_id) / _VERSIONS))
+
+    async def label(self, task_id: TaskId, labels: Labels, *, since: LabelTags) -> None:
+        for digest in labels.digests.values():
+            checked_digest(digest)
 
         def work() -> None:
-            _make_directory(versions)
-            _write(versions / f"{_label(version)}.json", document.encode())
-            _link(versions / _label(version), Path("..") / digest)
-
-        await self._run("label", work)
-
-    async def label_active(self, task_id: TaskId, version: Version) -> None:
-        await self._run("label", lambda: _link(self._root / str(task_id) / _ACTIVE, Path(_VERSIONS) / _label(version)))
-
-    async def label_task(self, task_id: TaskId, document: str) -> None:
-        directory = self._root / str(task_id)
-
-        def work() -> None:
-            _make_directory(directory)
-            if not _holds(directory / _TASK, document.encode()):
-                _write(directory / _TASK, document.encode())
-                _sync_directory(directory)
+            directory = self._root / str(task_id)
+            versions = directory / _VERSIONS
+            if not versions.is_dir():
+                _make_directory(directory)
+                _make_directory(versions)
+            with _locked(versions):  # not the task's: a publish that puts bytes there waits for no document
+                if _tags(versions) != since:
+                    raise LabelsMoved(f"task {task_id} was labelled by another one; try again")
+                _link(versions / _WRITTEN, Path(secrets.token_hex(8)))
+                _write_labels(directory, labels)
 
         await self._run("label", work)
 
@@ -163,6 +162,27 @@ class FileStorage:
 
 def _label(version: Version) -> str:
     return f"{version:06d}"
+
+
+def _tags(versions: Path) -> LabelTags:
+    with suppress(FileNotFoundError):
+        return {_WRITTEN: str((versions / _WRITTEN).readlink())}
+    return {}
+
+
+def _write_labels(directory: Path, labels: Labels) -> None:
+    versions = directory / _VERSIONS
+    for version, document in labels.documents.items():
+        _write(versions / f"{_label(version)}.json", document.encode())
+    for version, digest in labels.digests.items():
+        _link(versions / _label(version), Path("..") / digest)
+    if labels.digests:
+        _sync_directory(versions)
+    if labels.task is not None and not _holds(directory / _TASK, labels.task.encode()):
+        _write(directory / _TASK, labels.task.encode())
+    if labels.active is not None:
+        _link(directory / _ACTIVE, Path(_VERSIONS) / _label(labels.active))
+    _sync_directory(directory)
 
 
 def _labels(directory: Path) -> Labels:
@@ -226,7 +246,6 @@ def _link(path: Path, target: Path) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-    _sync_directory(path.parent)
 
 
 def _temporary(directory: Path) -> Path:
@@ -235,7 +254,7 @@ def _temporary(directory: Path) -> Path:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Keeps a put and a removal apart, in other processes too; the kernel frees the lock of one that ends."""
+    """Keeps those apart who change the same, in other processes too; the kernel frees the lock of one that ends."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,11 +1,11 @@
 """Programs in memory, for tests: the same behaviour, nothing survives."""
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 
 from loopai_artifact_store.domain import checked_digest, digest_of
-from loopai_artifact_store.ports import Labels, StoredProgram
+from loopai_artifact_store.ports import Labels, LabelsMoved, LabelTags, StoredProgram
 from loopai_common.contracts.base import Digest, TaskId, Version
 from loopai_common.errors import ArtifactCorrupt, ArtifactNotFound
 
@@ -17,6 +17,7 @@ class MemoryStorage:
         self.contents: dict[tuple[TaskId, Digest], bytes] = {}
         self.kept: dict[TaskId, Labels] = {}
         self._touched: dict[tuple[TaskId, Digest], datetime] = {}
+        self._times_labelled: Counter[TaskId] = Counter()
 
     async def put(self, task_id: TaskId, digest: Digest, content: bytes) -> None:
         key = (task_id, checked_digest(digest))
@@ -36,18 +37,22 @@ class MemoryStorage:
         if key in self.contents and self._touched[key] <= program.touched_at:
             del self.contents[key]
 
-    async def label(self, task_id: TaskId, version: Version, digest: Digest, document: str) -> None:
+    async def label_tags(self, task_id: TaskId, versions: Sequence[Version] = ()) -> LabelTags:
+        return {"task": self._times_labelled[task_id]}
+
+    async def label(self, task_id: TaskId, labels: Labels, *, since: LabelTags) -> None:
+        for digest in labels.digests.values():
+            checked_digest(digest)
+        if since != await self.label_tags(task_id):
+            raise LabelsMoved("the task was labelled by another one; try again")
+        self._times_labelled[task_id] += 1
         kept = await self.labels(task_id)
-        digests, documents = {version: checked_digest(digest)}, {version: document}
-        self.kept[task_id] = replace(
-            kept, digests={**kept.digests, **digests}, documents={**kept.documents, **documents}
+        self.kept[task_id] = Labels(
+            kept.task if labels.task is None else labels.task,
+            {**kept.digests, **labels.digests},
+            {**kept.documents, **labels.documents},
+            kept.active if labels.active is None else labels.active,
         )
-
-    async def label_active(self, task_id: TaskId, version: Version) -> None:
-        self.kept[task_id] = replace(await self.labels(task_id), active=version)
-
-    async def label_task(self, task_id: TaskId, document: str) -> None:
-        self.kept[task_id] = replace(await self.labels(task_id), task=document)
 
     async def labels(self, task_id: TaskId) -> Labels:
         return self.kept.get(task_id, Labels())

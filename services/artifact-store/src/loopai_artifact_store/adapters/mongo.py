@@ -237,10 +237,18 @@ def _check_server(hello: Mapping[str, Any]) -> None:
         raise StartRefused("MongoDB is older than 6.0; upgrade it")
 
 
+def is_duplicate(error: OperationFailure) -> bool:
+    """Whether what was inserted is there already."""
+    return _codes(error) == {_DUPLICATE_KEY}
+
+
 def _somebody_was_faster(error: OperationFailure) -> bool:
     """Whether what the transaction writes was written by another one, before its end or since this one began."""
-    codes = {failure["code"] for failure in (error.details or {}).get("writeErrors", ())} or {error.code}
-    return codes <= {_WRITE_CONFLICT, _DUPLICATE_KEY}
+    return _codes(error) <= {_WRITE_CONFLICT, _DUPLICATE_KEY}
+
+
+def _codes(error: OperationFailure) -> set[int | None]:
+    return {failure["code"] for failure in (error.details or {}).get("writeErrors", ())} or {error.code}
 
 
 @contextmanager

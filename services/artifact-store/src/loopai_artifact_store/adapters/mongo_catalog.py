@@ -8,9 +8,9 @@ as well as clocks can.
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any, Final
 from uuid import UUID
@@ -29,20 +29,23 @@ from loopai_artifact_store.domain import (
     Decision,
     Event,
     Generation,
+    IdempotencyClaim,
     Page,
     Task,
     TaskCopy,
     TaskCreation,
     TaskKey,
     TaskState,
+    Undocumented,
     artifact_not_found,
     share_of,
     task_not_found,
 )
+from loopai_artifact_store.ports import VersionKey
 from loopai_common.contracts.artifacts import ArtifactStatus, ProgramArtifact
 from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version
 from loopai_common.contracts.tasks import Rollout, TaskStatus
-from loopai_common.errors import IdempotencyKeyReused, TaskAlreadyExists
+from loopai_common.errors import TaskAlreadyExists
 
 CATALOG_INDEXES: Final[dict[str, Sequence[IndexModel]]] = {
     "tasks": (
@@ -60,6 +63,7 @@ CATALOG_INDEXES: Final[dict[str, Sequence[IndexModel]]] = {
     "generations": (IndexModel(["task_id", "id"], unique=True),),
     "claims": (IndexModel(["created_at"]),),
     "outbox": (IndexModel(["position"]),),
+    "undocumented": (IndexModel(["task_id", "revision", "version"]), IndexModel(["at"])),
 }
 
 _TASK: Final = TypeAdapter(Task)
@@ -68,6 +72,7 @@ _EVENT: Final = TypeAdapter(Event)
 _ROLLOUT: Final = TypeAdapter(Rollout | None)
 
 _POINTER: Final = {"active_version": True, "rollout": True}
+_NO_POINTER: Final[Document] = dict.fromkeys(_POINTER)
 
 
 class MongoCatalog(MongoAdapter):
@@ -79,27 +84,18 @@ class MongoCatalog(MongoAdapter):
         claim, task = creation.claim, creation.task
 
         async def work(session: AsyncClientSession) -> TaskId:
-            if claim is not None:
-                known = await self._database["claims"].find_one({"_id": claim.key}, session=session)
-                if known is not None:
-                    if known["definition_digest"] != claim.definition_digest:
-                        raise IdempotencyKeyReused("the idempotency key was used before with another definition")
-                    return TaskId(known["task_id"])
+            claimed = None if claim is None else await self._find_claim(claim, session)
+            if claimed is not None:
+                return claimed
             if await self._database["tasks"].find_one({"name": task.name}, {"_id": True}, session=session) is not None:
                 raise TaskAlreadyExists(f"there is a task named '{task.name}' already")
             position = _now()
             if claim is not None:
-                await self._insert(
-                    session,
-                    "claims",
-                    _id=claim.key,
-                    definition_digest=claim.definition_digest,
-                    task_id=task.id,
-                    created_at=task.created_at,
-                )
+                await self._insert_claim(claim, task.id, session)
             await self._insert(session, "tasks", **_task_document(task), position=position)
             await self._insert(session, "examples", task_id=task.id, position=position, text=creation.examples.text)
             await self._insert(session, "outbox", **_event_document(creation.event), position=position)
+            await self._insert(session, "undocumented", **_undocumented_document(task, None))
             return task.id
 
         async with self._operation_in_turn("create_task", task.name):
@@ -112,6 +108,7 @@ class MongoCatalog(MongoAdapter):
         *,
         generation_id: GenerationId | None = None,
         version: Version | None = None,
+        claim: IdempotencyClaim | None = None,
     ) -> Change:
         async def work(session: AsyncClientSession) -> Change:
             known = await self._hold_task(key, session)
@@ -121,7 +118,10 @@ class MongoCatalog(MongoAdapter):
             if version is not None:
                 found = await self._find_artifact(task.id, version, session)
                 target = None if found is None else _artifact(found, known)
-            change = decide(TaskState(task, generation, target))
+            claimed = claim is not None and await self._find_claim(claim, session) is not None
+            change = decide(TaskState(task, generation, target, claimed))
+            if claim is not None and not claimed:
+                await self._insert_claim(claim, task.id, session)
             if change != Change(task, change.version):
                 await self._apply(session, known, change)
             return change
@@ -132,6 +132,17 @@ class MongoCatalog(MongoAdapter):
     async def task(self, key: TaskKey) -> Task:
         with self._operation("task"):
             return _task(await self._find_task(key))
+
+    async def find_tasks(self, keys: Sequence[TaskKey]) -> Mapping[TaskKey, Task]:
+        ids = [key for key in keys if isinstance(key, UUID)]
+        names = [key for key in keys if isinstance(key, str)]
+        known: dict[TaskKey, Task] = {}
+        with self._operation("find_tasks"):
+            async for document in self._database["tasks"].find(
+                {"$or": [{"_id": {"$in": ids}}, {"name": {"$in": names}}]}
+            ):
+                known[document["_id"]] = known[document["name"]] = _task(document)
+        return {key: known[key] for key in keys if key in known}
 
     async def examples(self, task_id: TaskId) -> str:
         with self._operation("examples"):
@@ -185,6 +196,10 @@ class MongoCatalog(MongoAdapter):
                     {"task_id": task.id, "id": made.id, "version": made.version} for made in copy.generations
                 ],
                 "outbox": [_event_document(event) | {"position": next(positions)} for event in events],
+                "undocumented": [
+                    _undocumented_document(task, None),
+                    *(_undocumented_document(task, artifact.version) for artifact in copy.artifacts),
+                ],
             }
             for collection, documents in parts.items():
                 if documents:
@@ -215,6 +230,24 @@ class MongoCatalog(MongoAdapter):
             if found is None:
                 raise artifact_not_found(task, version)
             return _artifact(found, await self._find_pointer(task.id))
+
+    async def find_artifacts(self, wanted: Sequence[tuple[Task, Version]]) -> Mapping[VersionKey, Artifact]:
+        conditions = [{"task_id": task.id, "version": version} for task, version in wanted]
+        if not conditions:
+            return {}
+        with self._operation("find_artifacts"):
+            found = await self._database["artifacts"].find({"$or": conditions}).to_list()
+            task_ids = list({task.id for task, _ in wanted})
+            # After the versions, as with one.
+            pointers = {
+                task["_id"]: task async for task in self._database["tasks"].find({"_id": {"$in": task_ids}}, _POINTER)
+            }
+        return {
+            (TaskId(document["task_id"]), Version(document["version"])): _artifact(
+                document, pointers.get(document["task_id"], _NO_POINTER)
+            )
+            for document in found
+        }
 
     async def artifacts(self, task_id: TaskId, *, after: Version, limit: int) -> Page[Artifact]:
         with self._operation("artifacts"):
@@ -252,6 +285,30 @@ class MongoCatalog(MongoAdapter):
         with self._operation("remove_events"):
             await self._database["outbox"].delete_many({"_id": {"$in": list(ids)}})
 
+    async def undocumented(self, *, after: TaskId | None, limit: int) -> Page[Undocumented]:
+        pipeline: list[Document] = [
+            {"$match": {} if after is None else {"task_id": {"$gt": after}}},
+            {
+                "$group": {
+                    "_id": "$task_id",
+                    "revision": {"$max": "$revision"},
+                    "versions": {"$addToSet": "$version"},
+                }
+            },
+            {"$sort": {"_id": 1}},
+            {"$limit": limit + 1},
+        ]
+        # At one moment, as with events: what is overlooked would be taken for documented.
+        with self._operation("undocumented"):
+            async with self._database.snapshot() as session:
+                cursor = await self._database["undocumented"].aggregate(pipeline, session=session)
+                found = [_undocumented(document) async for document in cursor]
+        return Page(tuple(found[:limit]), more=len(found) > limit)
+
+    async def documented(self, task_id: TaskId, revision: int) -> None:
+        with self._operation("documented"):
+            await self._database["undocumented"].delete_many({"task_id": task_id, "revision": {"$lte": revision}})
+
     async def forget_claims(self, before: datetime) -> int:
         with self._operation("forget_claims"):
             return (await self._database["claims"].delete_many({"created_at": {"$lt": before}})).deleted_count
@@ -262,10 +319,15 @@ class MongoCatalog(MongoAdapter):
                 first = await self._database["outbox"].find_one(
                     {}, {"origin": True}, sort=["position"], session=session
                 )
-                if first is None:
-                    return Backlog(0, None)
-                (counted,) = await self._count("outbox", {}, None, session)
-                return Backlog(counted["n"], first["origin"]["at"])
+                change = await self._database["undocumented"].find_one({}, {"at": True}, sort=["at"], session=session)
+                events = await self._count("outbox", {}, None, session)
+                changes = await self._count("undocumented", {}, None, session)
+        return Backlog(
+            events[0]["n"] if events else 0,
+            None if first is None else first["origin"]["at"],
+            changes[0]["n"] if changes else 0,
+            None if change is None else change["at"],
+        )
 
     async def census(self) -> Census:
         # Both counts read nothing but an index: the conditions hold for every document.
@@ -296,6 +358,8 @@ class MongoCatalog(MongoAdapter):
         events = [_event_document(event) | {"position": next(positions)} for event in change.events]
         changed = _task_document(change.task) | {"position": next(positions)}
         await self._database["tasks"].update_one({"_id": task_id}, {"$set": changed}, session=session)
+        if change.task != _task(known):
+            await self._insert(session, "undocumented", **_undocumented_document(change.task, change.version))
         if change.artifact is not None:
             await self._insert(session, "artifacts", **_artifact_document(task_id, change.artifact))
         activation = change.activation
@@ -323,6 +387,17 @@ class MongoCatalog(MongoAdapter):
     async def _insert(self, session: AsyncClientSession, collection: str, /, **document: Any) -> None:
         await self._database[collection].insert_one(document, session=session)
 
+    async def _find_claim(self, claim: IdempotencyClaim, session: AsyncClientSession) -> TaskId | None:
+        known = await self._database["claims"].find_one({"_id": claim.key}, session=session)
+        if known is None:
+            return None
+        claim.check(known["definition_digest"])
+        return TaskId(known["task_id"])
+
+    async def _insert_claim(self, claim: IdempotencyClaim, task_id: TaskId, session: AsyncClientSession) -> None:
+        known = {"definition_digest": claim.digest, "task_id": task_id, "created_at": claim.at}
+        await self._insert(session, "claims", _id=claim.key, **known)
+
     async def _find_task(self, key: TaskKey, session: AsyncClientSession | None = None) -> Document:
         return _existing(key, await self._database["tasks"].find_one(_named(key), session=session))
 
@@ -336,7 +411,7 @@ class MongoCatalog(MongoAdapter):
 
     async def _find_pointer(self, task_id: TaskId) -> Document:
         # After the versions: one that was active in between then still counts as active, or has been it.
-        return await self._database["tasks"].find_one({"_id": task_id}, _POINTER) or dict.fromkeys(_POINTER)
+        return await self._database["tasks"].find_one({"_id": task_id}, _POINTER) or _NO_POINTER
 
     async def _find_artifact(
         self, task_id: TaskId, version: Version, session: AsyncClientSession | None = None
@@ -403,6 +478,15 @@ def _artifact(document: Document, pointer: Document) -> Artifact:
         version == active,
         share_of(version, active, _ROLLOUT.validate_python(pointer["rollout"])),
     )
+
+
+def _undocumented_document(task: Task, version: Version | None) -> Document:
+    return {"task_id": task.id, "revision": task.revision, "version": version, "at": datetime.now(UTC)}
+
+
+def _undocumented(document: Document) -> Undocumented:
+    versions = sorted(version for version in document["versions"] if version is not None)
+    return Undocumented(TaskId(document["_id"]), document["revision"], tuple(map(Version, versions)))
 
 
 def _event_document(event: Event) -> Document:

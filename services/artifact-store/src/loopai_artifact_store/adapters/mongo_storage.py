@@ -3,13 +3,13 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-from bson import Binary
-from pymongo import IndexModel
-from pymongo.errors import DuplicateKeyError
+from bson import Binary, ObjectId
+from pymongo import IndexModel, UpdateOne
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from loopai_artifact_store.adapters.mongo import MongoAdapter
+from loopai_artifact_store.adapters.mongo import MongoAdapter, is_duplicate
 from loopai_artifact_store.domain import checked_digest, digest_of
-from loopai_artifact_store.ports import Labels, StoredProgram
+from loopai_artifact_store.ports import Labels, LabelsMoved, LabelTags, StoredProgram
 from loopai_common.contracts.base import Digest, TaskId, Version
 from loopai_common.errors import ArtifactCorrupt, ArtifactNotFound
 
@@ -49,20 +49,39 @@ class MongoStorage(MongoAdapter):
         with self._operation("delete"):
             await self._database["programs"].delete_one(key | {"touched_at": {"$lte": program.touched_at}})
 
-    async def label(self, task_id: TaskId, version: Version, digest: Digest, document: str) -> None:
-        key = {"task_id": task_id, "name": _label(version)}
-        change = {"$set": {"version": version, "digest": checked_digest(digest), "document": document}}
-        with self._operation("label"):
-            await self._upsert("labels", key, change)
+    async def label_tags(self, task_id: TaskId, versions: Sequence[Version] = ()) -> LabelTags:
+        names = ["task", "active", *map(_label, versions)]
+        conditions = {"task_id": task_id, "name": {"$in": names}}
+        with self._operation("label_tags"):
+            found = self._database["labels"].find(conditions, {"name": True, "tag": True})
+            return {label["name"]: label.get("tag") async for label in found}
 
-    async def label_active(self, task_id: TaskId, version: Version) -> None:
-        key = {"task_id": task_id, "name": "active"}
+    async def label(self, task_id: TaskId, labels: Labels, *, since: LabelTags) -> None:
+        changes: dict[str, dict[str, object]] = {}
+        for version, digest in labels.digests.items():
+            named: dict[str, object] = {"version": version, "digest": checked_digest(digest)}
+            changes[_label(version)] = named | {"document": labels.documents[version]}
+        if labels.task is not None:
+            changes["task"] = {"document": labels.task}
+        if labels.active is not None:
+            changes["active"] = {"label": _label(labels.active), "version": labels.active}
+        tag = ObjectId()
+        # One that has another tag is not found, and cannot be inserted a second time.
+        moves = [
+            UpdateOne(
+                {"task_id": task_id, "name": name, "tag": since.get(name)},
+                {"$set": {**values, "tag": tag}},
+                upsert=True,
+            )
+            for name, values in changes.items()
+        ]
         with self._operation("label"):
-            await self._upsert("labels", key, {"$set": {"label": _label(version), "version": version}})
-
-    async def label_task(self, task_id: TaskId, document: str) -> None:
-        with self._operation("label"):
-            await self._upsert("labels", {"task_id": task_id, "name": "task"}, {"$set": {"document": document}})
+            try:
+                await self._database["labels"].bulk_write(moves)
+            except BulkWriteError as error:
+                if not is_duplicate(error):
+                    raise
+                raise LabelsMoved(f"task {task_id} was labelled by another one; try again") from error
 
     async def labels(self, task_id: TaskId) -> Labels:
         with self._operation("labels"):

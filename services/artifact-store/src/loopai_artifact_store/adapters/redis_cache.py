@@ -8,7 +8,7 @@ import asyncio
 import struct
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, assert_never
 
 import msgspec
 from redis.asyncio import Redis
@@ -18,8 +18,10 @@ from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from loopai_artifact_store.domain import Artifact, Task, digest_of
-from loopai_artifact_store.ports import Cached, CacheKey, CacheKind, CacheUnavailable, Entry, Timer
-from loopai_common.contracts.base import Contract, Digest, TaskId
+from loopai_artifact_store.ports import Absent, Cached, CacheKey, CacheKind, CacheUnavailable, Entry, Timer
+from loopai_common.contracts.artifacts import ProgramArtifact
+from loopai_common.contracts.base import Digest, TaskId
+from loopai_common.contracts.tasks import Rollout
 from loopai_common.runtime.logging import get_logger
 
 T = TypeVar("T")
@@ -51,6 +53,10 @@ for _, key in ipairs(KEYS) do
   redis.call('SET', key, struct.pack('>BI8', tonumber(ARGV[1]), revision), 'PX', ARGV[3])
 end
 """
+
+_Shared = bytes | TaskId | Task | tuple[Artifact, ...]
+_Contracts = ProgramArtifact | Rollout
+"""What tasks and versions hold that MessagePack does not know."""
 
 log = get_logger()
 
@@ -128,6 +134,8 @@ class RedisCache:
         return None if raw is None or seconds_left <= 0 else _entry(key, raw, seconds_left)
 
     async def set(self, key: CacheKey, value: Cached, *, revision: int, ttl_seconds: float) -> bool:
+        if isinstance(value, Absent):
+            return False  # what is not there is known to each instance alone
         content = _HEAD.pack(_FORMAT, revision) + _encode(value)
         ends_at = time.monotonic() + ttl_seconds
 
@@ -202,28 +210,38 @@ class RedisCache:
         return f"{self._prefix}{key.kind}:{key.id}"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: _Contracts) -> str:
     # JSON in a string: MessagePack has no integers of more than 64 bits, and a program's outputs may hold them.
-    if isinstance(value, Contract):
-        return value.model_dump_json()
-    raise NotImplementedError(f"{type(value)} is not cached")
+    return value.model_dump_json()
 
 
-def _contract(kind: type[Any], value: Any) -> Any:
-    if issubclass(kind, Contract):
-        return kind.model_validate_json(value)
-    raise NotImplementedError(f"{kind} is not cached")
+def _contract(kind: type[_Contracts], value: str) -> _Contracts:
+    return kind.model_validate_json(value)
 
 
-_encode: Final = msgspec.msgpack.Encoder(enc_hook=_plain).encode
+_encoder: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
+
+
+def _encode(value: _Shared) -> bytes:
+    return _encoder.encode(value)
+
+
+def _type_of(kind: CacheKind) -> Any:
+    match kind:
+        case CacheKind.ARTIFACT:
+            return bytes
+        case CacheKind.NAME:
+            return TaskId
+        case CacheKind.TASK:
+            return Task
+        case CacheKind.ACTIVE:
+            return tuple[Artifact, ...]
+        case _:
+            assert_never(kind)
+
+
 _DECODERS: Final[dict[CacheKind, msgspec.msgpack.Decoder[Any]]] = {
-    kind: msgspec.msgpack.Decoder(type_, dec_hook=_contract)
-    for kind, type_ in {
-        CacheKind.ARTIFACT: bytes,
-        CacheKind.NAME: TaskId,
-        CacheKind.TASK: Task,
-        CacheKind.ACTIVE: tuple[Artifact, ...],
-    }.items()
+    kind: msgspec.msgpack.Decoder(_type_of(kind), dec_hook=_contract) for kind in CacheKind
 }
 
 

@@ -1,10 +1,11 @@
 """The catalog in one SQLite file. Any number of processes may share the file; their writers take turns."""
 
+import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -19,6 +20,7 @@ from loopai_artifact_store.domain import (
     Decision,
     Event,
     Generation,
+    IdempotencyClaim,
     Origin,
     Page,
     Task,
@@ -26,16 +28,18 @@ from loopai_artifact_store.domain import (
     TaskCreation,
     TaskKey,
     TaskState,
+    Undocumented,
     artifact_not_found,
     artifact_status,
     share_of,
     take_page,
     task_not_found,
 )
+from loopai_artifact_store.ports import VersionKey
 from loopai_common.contracts.artifacts import ArtifactStatus, ProgramArtifact
 from loopai_common.contracts.base import Digest, GenerationId, TaskId, Version, format_timestamp
 from loopai_common.contracts.tasks import Comparison, Isolation, Rollout, TaskStatus
-from loopai_common.errors import IdempotencyKeyReused, TaskAlreadyExists
+from loopai_common.errors import TaskAlreadyExists
 
 T = TypeVar("T")
 
@@ -126,6 +130,15 @@ _MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE tasks ADD COLUMN comparison TEXT NOT NULL DEFAULT 'exact';
     ALTER TABLE tasks ADD COLUMN comparison_threshold REAL NOT NULL DEFAULT 0.8;
     """,
+    """
+    CREATE TABLE undocumented (
+        task_id TEXT NOT NULL REFERENCES tasks (id),
+        revision INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        at TEXT NOT NULL,
+        PRIMARY KEY (task_id, revision, version)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 
 
@@ -144,30 +157,17 @@ class SqliteCatalog(SqliteFile):
     async def create_task(self, creation: TaskCreation) -> TaskId:
         def work(connection: sqlite3.Connection) -> TaskId:
             claim, task = creation.claim, creation.task
-            if claim is not None:
-                row = connection.execute(
-                    "SELECT definition_digest, task_id FROM idempotency_keys WHERE key = ?", (claim.key,)
-                ).fetchone()
-                if row is not None:
-                    if row["definition_digest"] != claim.definition_digest:
-                        raise IdempotencyKeyReused("the idempotency key was used before with another definition")
-                    return TaskId(UUID(row["task_id"]))
+            claimed = None if claim is None else _find_claim(connection, claim)
+            if claimed is not None:
+                return claimed
             if connection.execute("SELECT 1 FROM tasks WHERE name = ?", (task.name,)).fetchone() is not None:
                 raise TaskAlreadyExists(f"there is a task named '{task.name}' already")
             _insert(connection, "tasks", _task_row(task))
             _insert(connection, "examples", {"task_id": str(task.id), "examples": creation.examples.text})
             if claim is not None:
-                _insert(
-                    connection,
-                    "idempotency_keys",
-                    {
-                        "key": claim.key,
-                        "definition_digest": claim.definition_digest,
-                        "task_id": str(task.id),
-                        "created_at": format_timestamp(task.created_at),
-                    },
-                )
+                _insert(connection, "idempotency_keys", _claim_row(task.id, claim))
             _insert(connection, "outbox", _event_row(creation.event))
+            _note_undocumented(connection, task, [None])
             return task.id
 
         return await self._write("create_task", work)
@@ -179,12 +179,16 @@ class SqliteCatalog(SqliteFile):
         *,
         generation_id: GenerationId | None = None,
         version: Version | None = None,
+        claim: IdempotencyClaim | None = None,
     ) -> Change:
         def work(connection: sqlite3.Connection) -> Change:
             task = _find_task(connection, key)
             generation = None if generation_id is None else _find_generation(connection, task.id, generation_id)
             target = None if version is None else _find_artifact(connection, task.id, version)
-            change = decide(TaskState(task, generation, target))
+            claimed = claim is not None and _find_claim(connection, claim) is not None
+            change = decide(TaskState(task, generation, target, claimed))
+            if claim is not None and not claimed:
+                _insert(connection, "idempotency_keys", _claim_row(task.id, claim))
             _apply(connection, task, change)
             return change
 
@@ -192,6 +196,21 @@ class SqliteCatalog(SqliteFile):
 
     async def task(self, key: TaskKey) -> Task:
         return await self._read("task", lambda connection: _find_task(connection, key))
+
+    async def find_tasks(self, keys: Sequence[TaskKey]) -> Mapping[TaskKey, Task]:
+        ids = json.dumps([str(key) for key in keys if isinstance(key, UUID)])
+        names = json.dumps([key for key in keys if isinstance(key, str)])
+        query = (
+            "SELECT * FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
+            " OR name IN (SELECT value FROM json_each(?))"
+        )
+
+        def work(connection: sqlite3.Connection) -> Mapping[TaskKey, Task]:
+            found = [_task(row) for row in connection.execute(query, (ids, names))]
+            known: dict[TaskKey, Task] = {task.name: task for task in found} | {task.id: task for task in found}
+            return {key: known[key] for key in keys if key in known}
+
+        return await self._read("find_tasks", work)
 
     async def examples(self, task_id: TaskId) -> str:
         return await self._read("examples", lambda connection: _find_examples(connection, task_id))
@@ -221,6 +240,7 @@ class SqliteCatalog(SqliteFile):
                 _insert(connection, "generations", row)
             for event in events:
                 _insert(connection, "outbox", _event_row(event))
+            _note_undocumented(connection, task, [None, *(artifact.version for artifact in copy.artifacts)])
 
         await self._write("add_copy", work)
 
@@ -250,6 +270,15 @@ class SqliteCatalog(SqliteFile):
             return found
 
         return await self._read("artifact", work)
+
+    async def find_artifacts(self, wanted: Sequence[tuple[Task, Version]]) -> Mapping[VersionKey, Artifact]:
+        keys = json.dumps([(str(task.id), version) for task, version in wanted])
+
+        def work(connection: sqlite3.Connection) -> Mapping[VersionKey, Artifact]:
+            found = map(_artifact, connection.execute(_SELECT_ARTIFACTS, (keys,)))
+            return {(artifact.document.task_id, artifact.version): artifact for artifact in found}
+
+        return await self._read("find_artifacts", work)
 
     async def artifacts(self, task_id: TaskId, *, after: Version, limit: int) -> Page[Artifact]:
         def work(connection: sqlite3.Connection) -> Page[Artifact]:
@@ -291,6 +320,25 @@ class SqliteCatalog(SqliteFile):
 
         await self._write("remove_events", work)
 
+    async def undocumented(self, *, after: TaskId | None, limit: int) -> Page[Undocumented]:
+        query = (
+            "SELECT task_id, max(revision) AS revision, json_group_array(version) AS versions FROM undocumented"
+            " WHERE task_id > ? GROUP BY task_id ORDER BY task_id"
+        )
+
+        def work(connection: sqlite3.Connection) -> Page[Undocumented]:
+            with closing(connection.execute(query, ("" if after is None else str(after),))) as rows:
+                return take_page(map(_undocumented, rows), limit, lambda _: 0)
+
+        return await self._read("undocumented", work)
+
+    async def documented(self, task_id: TaskId, revision: int) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            query = "DELETE FROM undocumented WHERE task_id = ? AND revision <= ?"
+            connection.execute(query, (str(task_id), revision))
+
+        await self._write("documented", work)
+
     async def forget_claims(self, before: datetime) -> int:
         def work(connection: sqlite3.Connection) -> int:
             query = "DELETE FROM idempotency_keys WHERE created_at < ?"
@@ -302,7 +350,13 @@ class SqliteCatalog(SqliteFile):
         def work(connection: sqlite3.Connection) -> Backlog:
             (events,) = connection.execute("SELECT count(*) FROM outbox").fetchone()
             first = connection.execute("SELECT at FROM outbox ORDER BY sequence LIMIT 1").fetchone()
-            return Backlog(events, None if first is None else moment(first["at"]))
+            changes, since = connection.execute("SELECT count(*), min(at) FROM undocumented").fetchone()
+            return Backlog(
+                events,
+                None if first is None else moment(first["at"]),
+                changes,
+                None if since is None else moment(since),
+            )
 
         return await self._read("backlog", work)
 
@@ -354,8 +408,20 @@ def _apply(connection: sqlite3.Connection, before: Task, change: Change) -> None
         row = _task_row(change.task)
         columns = ", ".join(f"{column} = :{column}" for column in row)
         connection.execute(f"UPDATE tasks SET {columns} WHERE id = :id", row)  # noqa: S608  # constants only
+        _note_undocumented(connection, change.task, [change.version])
     for event in change.events:
         _insert(connection, "outbox", _event_row(event))
+
+
+def _note_undocumented(connection: sqlite3.Connection, task: Task, versions: Iterable[Version | None]) -> None:
+    at = format_timestamp(datetime.now(UTC))
+    rows = [(str(task.id), task.revision, version or _TASK_ALONE, at) for version in versions]
+    connection.executemany("INSERT OR IGNORE INTO undocumented VALUES (?, ?, ?, ?)", rows)
+
+
+def _undocumented(row: sqlite3.Row) -> Undocumented:
+    versions = sorted(set(json.loads(row["versions"])) - {_TASK_ALONE})
+    return Undocumented(TaskId(UUID(row["task_id"])), row["revision"], tuple(map(Version, versions)))
 
 
 def _find_task(connection: sqlite3.Connection, key: TaskKey) -> Task:
@@ -364,6 +430,24 @@ def _find_task(connection: sqlite3.Connection, key: TaskKey) -> Task:
     if row is None:
         raise task_not_found(key)
     return _task(row)
+
+
+def _find_claim(connection: sqlite3.Connection, claim: IdempotencyClaim) -> TaskId | None:
+    query = "SELECT definition_digest, task_id FROM idempotency_keys WHERE key = ?"
+    row = connection.execute(query, (claim.key,)).fetchone()
+    if row is None:
+        return None
+    claim.check(row["definition_digest"])
+    return TaskId(UUID(row["task_id"]))
+
+
+def _claim_row(task_id: TaskId, claim: IdempotencyClaim) -> dict[str, Any]:
+    return {
+        "key": claim.key,
+        "definition_digest": claim.digest,
+        "task_id": str(task_id),
+        "created_at": format_timestamp(claim.at),
+    }
 
 
 def _find_examples(connection: sqlite3.Connection, task_id: TaskId) -> str:
@@ -394,9 +478,12 @@ def _find_generation(connection: sqlite3.Connection, task_id: TaskId, generation
     return None if row is None else Generation(generation_id, row["version"])
 
 
-_SELECT_ARTIFACT = (
-    "SELECT artifacts.*, active_version, rollout_version, rollout_percentage"
-    " FROM artifacts JOIN tasks ON tasks.id = task_id WHERE task_id = ?"
+_COLUMNS = "artifacts.*, active_version, rollout_version, rollout_percentage"
+_SELECT_ARTIFACT = f"SELECT {_COLUMNS} FROM artifacts JOIN tasks ON tasks.id = task_id WHERE task_id = ?"  # noqa: S608
+_SELECT_ARTIFACTS = (
+    f"SELECT {_COLUMNS} FROM json_each(?) AS wanted"  # noqa: S608  # constants only
+    " JOIN artifacts ON task_id = json_extract(wanted.value, '$[0]') AND version = json_extract(wanted.value, '$[1]')"
+    " JOIN tasks ON tasks.id = task_id"
 )
 
 
@@ -407,6 +494,7 @@ def _find_artifact(connection: sqlite3.Connection, task_id: TaskId, version: Ver
 
 _TASK_COLUMNS = tuple(column.name for column in fields(Task) if column.name != "rollout")
 _NO_SEQUENCE = 2**63 - 1
+_TASK_ALONE = 0
 
 
 def _task_row(task: Task) -> dict[str, Any]:

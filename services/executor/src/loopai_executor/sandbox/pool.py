@@ -51,6 +51,7 @@ _RESTART_DELAYS: Final = (0.05, 0.2, 1.0, 5.0)
 _MAX_UNBLAMED_DEATHS: Final = 3
 _DRAIN_POLL_SECONDS: Final = 0.01
 
+_SUCCESS: Final = int(AnswerKind.SUCCESS)
 _timeout_of = attrgetter("timeout_ms")
 _ERROR_PAYLOAD: Final = msgspec.json.Decoder(tuple[ExecutionError, str])
 
@@ -153,6 +154,8 @@ class Lane:
         """What everything is answered with, when the program cannot be run."""
         if self._load_failure is not None:
             return self._load_failure
+        if not self._deaths.quarantined:
+            return None
         now = self._pool.clock()
         if not self._deaths.blocks(now):
             return None
@@ -187,7 +190,7 @@ class Lane:
                 job.sink.answer(job, *_EXPIRED, 0)
                 continue
             batch.append(job)
-            size += len(memoryview(job.input))
+            size += len(job.input)
         return batch
 
     def _batch_limit(self) -> int:
@@ -218,7 +221,7 @@ class Lane:
         self._item_seconds = per_item if known is None else known + (per_item - known) * _SMOOTHING
         self._pool.counts.ran(count, elapsed)
         for (kind, payload), job in zip(answers, self._batch[start : start + count], strict=True):
-            if kind == AnswerKind.SUCCESS:
+            if kind == _SUCCESS:
                 job.sink.answer(job, kind, payload, latency_us)
                 continue
             self.failures += 1

@@ -226,7 +226,7 @@ def _encode(output: Any) -> bytes:
     try:
         text = encode(output)
         # msgspec writes NaN and infinities as null, so only text with a null in it can hold one.
-        if b"null" in text and not _is_finite(msgspec.to_builtins(output)):
+        if type(output) is not str and b"null" in text and not _is_finite(msgspec.to_builtins(output)):
             raise _NotJson("NaN and infinities are not JSON")
     except OverflowError:  # an integer of more than 64 bits, which msgspec does not write
         return _encode_large_integers(output)

@@ -1,8 +1,7 @@
 """The built-in learner, each request in a process of its own.
 
 A process can be stopped when it takes too long or nobody waits any more, gives its memory back, and leaves the event
-loop free. A new process takes half a second to start, so one is started ahead; scikit-learn is loaded with the work,
-since it would hold 90 MB for as long as nothing is learned.
+loop free. A new process takes half a second to start, so one is started ahead.
 """
 
 import asyncio

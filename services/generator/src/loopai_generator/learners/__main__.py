@@ -1,7 +1,6 @@
 """A learner process: reads one request from standard input, writes one response to standard output, and ends.
 
-Imports come first, so that a process that is kept waiting has paid for them; but for scikit-learn, which takes a second
-and 90 MB, and which only some learners need.
+Imports come first, so that a process that is kept waiting has paid for them.
 """
 
 import sys

@@ -1,20 +1,19 @@
 """Text to label by a linear classifier over words, pairs of words and runs of characters.
 
-The classifier is scikit-learn's ``LinearSVC`` on binary features: fitted on all of them, fitted again on the strongest,
-and its weights rounded to integers, so that the program's sums are exact in any order. What is cross-validated is
-the emitted program, rounding and all.
+The classifier is a linear support vector machine on binary features: fitted on all of them, fitted again on the
+strongest, and its weights rounded to integers, so that the program's sums are exact in any order. What is
+cross-validated is the emitted program, rounding and all.
 
 With more than two labels, only the differences between a feature's weights matter. Each feature's median is taken off
 its weights: most of them become 0, and need not be written. The program adds the weights of all labels at once, as the
 lanes of one whole number.
 """
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +21,19 @@ from numpy.typing import NDArray
 from loopai_common.contracts.artifacts import SynthesisStrategy
 from loopai_common.contracts.generation import GenerationRequest
 from loopai_generator.domain import CannotLearn, CrossValidation, LabelledText, LabelTask, Learned, read_label_task
-from loopai_generator.learners import records, text_features
+from loopai_generator.learners import records, svm, text_features
 from loopai_generator.learners.facts import Field, facts, fields_of
 from loopai_generator.learners.folds import cross_validate, fold_of
 from loopai_generator.learners.program import entry_point, escaped, header, pattern_line, source_of
+from loopai_generator.learners.svm import Rows
 
 MIN_EXAMPLES = 10
 MAX_TRAINING_CHARACTERS = 1_500_000
 MAX_WEIGHTS = 40_000
 MAX_FEATURES = 6000
 _SIZES = (4, 3)
-_PENALTY = 0.02
-_PENALTY_OF_MANY = 0.05
+_PENALTY, _TOLERANCE = 0.02, 1e-3
+_PENALTY_OF_MANY, _TOLERANCE_OF_MANY = 0.05, 0.1
 _SCALE = 1000
 _SCALE_OF_MANY = 100
 _RARE_FROM = 200
@@ -43,9 +43,6 @@ _MANY_LABELS = 8
 """From here on one size is tried, and the classifier fitted once, less exactly: the time grows with the labels."""
 
 _MAX_FITTED_OF_MANY = 20_000
-
-Matrix = Any
-"""``csr_matrix`` of shape (examples, features) with ones; SciPy carries no types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +100,7 @@ class _Trial:
     def fit(self, without: int | None) -> LinearModel:
         """Fits on all examples, or on those outside the fold ``without``."""
         chosen = np.flatnonzero(self._folds != without) if without is not None else np.arange(len(self._labels))
-        model = fit_model(self._rows[chosen], self._labels[chosen], self._features, self._size)
+        model = fit_model(self._rows.some(chosen), self._labels[chosen], self._features, self._size)
         return replace(model, fields=self._fields)
 
     def code_without(self, fold: int) -> str:
@@ -113,36 +110,34 @@ class _Trial:
 
 def feature_matrix(
     examples: Sequence[LabelledText], size: int, fields: tuple[Field, ...] = ()
-) -> tuple[list[str], Matrix]:
+) -> tuple[list[str], Rows]:
     """All features, sorted, and which example has which: the same whatever the order of sets is."""
     rows = [text_features.features(example.text, size).union(facts(example.input, fields)) for example in examples]
-    # Imported where it is needed, as scikit-learn below: a process that waits for work has not paid for them.
-    from scipy.sparse import csr_matrix
-
     names = sorted(set().union(*rows))
     column = {name: position for position, name in enumerate(names)}
-    lengths = [len(row) for row in rows]
-    indices = np.fromiter((column[name] for name in chain.from_iterable(rows)), np.int32, sum(lengths))
-    pointers = np.concatenate(([0], np.cumsum(lengths)))
-    matrix = csr_matrix((np.ones(len(indices)), indices, pointers), shape=(len(rows), len(names)))
-    matrix.sort_indices()
-    return names, matrix
+    lengths = np.array([len(row) for row in rows])
+    columns = np.fromiter((column[name] for name in chain.from_iterable(rows)), np.intp, lengths.sum())
+    # One sort of numbers that begin with the row puts the columns of every row in order.
+    places = np.repeat(np.arange(len(rows)) * len(names), lengths)
+    columns = np.sort(columns + places) - places
+    return names, Rows(columns, np.concatenate(([0], np.cumsum(lengths))), len(names))
 
 
-def fit_model(rows: Matrix, labels: NDArray[np.int64], features: Sequence[str], size: int) -> LinearModel:
+def fit_model(rows: Rows, labels: NDArray[np.int64], features: Sequence[str], size: int) -> LinearModel:
     """Fits the classifier and rounds it; ``labels`` are positions among the task's labels, at least two different."""
     frequent = 2 if len(labels) >= _RARE_FROM else 1
-    counts = np.bincount(rows.indices, minlength=rows.shape[1])
+    counts = rows.counts()
     kept = np.flatnonzero(counts >= frequent)
     many = len(np.unique(labels)) >= _MANY_LABELS
     if many:
         kept = kept[np.sort(np.argsort(-counts[kept], kind="stable")[:_MAX_FITTED_OF_MANY])]
-    classifier = _fitted(rows[:, kept], labels, many=many)
+    penalty, tolerance = (_PENALTY_OF_MANY, _TOLERANCE_OF_MANY) if many else (_PENALTY, _TOLERANCE)
+    fitted = svm.fit(rows.only(kept), labels, penalty=penalty, tolerance=tolerance)
     if not many:
-        strength = np.abs(classifier.coef_).max(axis=0)
+        strength = np.abs(fitted.weights).max(axis=0)
         kept = kept[np.sort(np.argsort(-strength, kind="stable")[:MAX_FEATURES])]
-        classifier = _fitted(rows[:, kept], labels, many=False)
-    coefficients = classifier.coef_
+        fitted = svm.fit(rows.only(kept), labels, penalty=penalty, tolerance=tolerance)
+    coefficients = fitted.weights
     if len(coefficients) > 1:
         coefficients = coefficients - np.median(coefficients, axis=0)
     scale = (_SCALE_OF_MANY if many else _SCALE) / max(np.abs(coefficients).max(), np.finfo(float).tiny)
@@ -150,10 +145,10 @@ def fit_model(rows: Matrix, labels: NDArray[np.int64], features: Sequence[str], 
     used = np.flatnonzero(weights.any(axis=0))
     return LinearModel(
         size=size,
-        labels=tuple(int(label) for label in classifier.classes_),
+        labels=tuple(int(label) for label in fitted.labels),
         features=tuple(features[position] for position in kept[used]),
         weights=weights[:, used],
-        biases=np.rint(classifier.intercept_ * scale).astype(np.int64),
+        biases=np.rint(fitted.intercepts * scale).astype(np.int64),
     )
 
 
@@ -263,18 +258,6 @@ def _many_label_table(model: LinearModel) -> list[str]:
         'WEIGHTS = MappingProxyType(dict(map(parsed, """\\',
         f'{table}""".split("\\n"))))',
     ]
-
-
-def _fitted(rows: Matrix, labels: NDArray[np.int64], *, many: bool) -> Any:
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.svm import LinearSVC
-
-    penalty, tolerance = (_PENALTY_OF_MANY, 0.1) if many else (_PENALTY, 1e-4)
-    classifier = LinearSVC(C=penalty, tol=tolerance, class_weight="balanced", random_state=0)
-    with warnings.catch_warnings():
-        # A fit that stops at its bound of iterations is judged like any other: by cross-validation.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return classifier.fit(rows, labels)
 
 
 def _strongest(weights: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,14 +1,14 @@
 """Objects and numbers to a label or a number, by a decision tree or a sum of small ones.
 
-The trees are scikit-learn's: a single one (CART), or boosted ones (Friedman 2002, "Stochastic gradient
-boosting"). Cross-validation of the emitted programs decides which: the simplest that is not clearly worse than the best
-(within one standard error; Breiman et al. 1984, "Classification and Regression Trees").
+Either a single tree, or the sum of boosted ones. Cross-validation of the emitted programs decides which: the simplest
+that is not clearly worse than the best (within one standard error; Breiman et al. 1984, "Classification and Regression
+Trees").
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,11 @@ from loopai_generator.domain import (
     label_place,
     labels_of,
 )
-from loopai_generator.learners import tree_code
+from loopai_generator.learners import cart, tree_code
+from loopai_generator.learners.cart import Boosting, Limits
 from loopai_generator.learners.folds import FOLDS, fold_of, held_back_answers
 from loopai_generator.learners.keywords import CONFIDENCE_OF_AN_EXAMPLE, MEASURABLE_FROM
-from loopai_generator.learners.records import Column, columns_of, is_number, matrix_of
+from loopai_generator.learners.records import Column, Ranks, columns_of, is_number, matrix_of
 from loopai_generator.learners.tree_code import Leaf, Node, Split, TreeModel, TreeTask
 
 _MAX_DEPTH = 12
@@ -57,7 +58,7 @@ _COMPARED_EXACTLY = (
     "as passed, whatever the estimate is worth."
 )
 
-Fit = Callable[[NDArray[np.float32], NDArray[np.float64]], TreeModel]
+Fit = Callable[[Ranks, NDArray[np.float64]], TreeModel]
 """Makes a model from rows and targets (labels as their positions)."""
 
 
@@ -186,7 +187,7 @@ def _judge(
     task: TreeTask,
     columns: Sequence[Column],
     kind: tuple[str, Fit],
-    rows: NDArray[np.float32],
+    rows: Ranks,
     targets: NDArray[np.float64],
 ) -> _Judged:
     """Cross-validates the programs that a kind of model makes."""
@@ -218,7 +219,7 @@ def _unmeasured(
     task: TreeTask,
     columns: Sequence[Column],
     kind: tuple[str, Fit],
-    rows: NDArray[np.float32],
+    rows: Ranks,
     targets: NDArray[np.float64],
 ) -> Learned:
     examples = len(task.inputs)
@@ -253,78 +254,59 @@ def _notes(task: TreeTask, measured: CrossValidation | None) -> tuple[str, ...]:
     return ()
 
 
-def _fit_one(rows: NDArray[np.float32], targets: NDArray[np.float64], *, least: int, numbers: bool) -> TreeModel:
-    # Imported where they are needed: a process that waits for work has not paid for them.
-    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
-
-    kind = DecisionTreeRegressor if numbers else DecisionTreeClassifier
-    fitted = kind(max_depth=_MAX_DEPTH, min_samples_leaf=min(least, max(1, len(rows) // 10)), random_state=0).fit(
-        rows, targets
-    )
+def _fit_one(rows: Ranks, targets: NDArray[np.float64], *, least: int, numbers: bool) -> TreeModel:
+    limits = Limits(_MAX_DEPTH, min(least, max(1, len(rows) // 10)))
     if numbers:
-        return TreeModel((), ((0, _nodes(fitted.tree_, lambda value: float(value[0, 0]))),))
-    classes = [int(label) for label in fitted.classes_]
-    return TreeModel((), ((0, _nodes(fitted.tree_, lambda value: classes[int(np.argmax(value[0]))])),))
+        return TreeModel((), ((0, _written(cart.regression_tree(_by_column(rows), targets, limits), float)),))
+    labels, positions = np.unique(targets, return_inverse=True)
+    tree = cart.classification_tree(_by_column(rows), positions, limits)
+    return TreeModel((), ((0, _written(tree, lambda position: int(labels[int(position)]))),))
 
 
-def _fit_boosted_numbers(rows: NDArray[np.float32], targets: NDArray[np.float64], *, depth: int) -> TreeModel:
-    from sklearn.ensemble import GradientBoostingRegressor
-
-    fitted = GradientBoostingRegressor(n_estimators=_BOOSTED_TREES, max_depth=depth, **_boosting(rows)).fit(
-        rows, targets
-    )
-    trees = [tree.tree_ for tree in fitted.estimators_[:, 0]]
+def _fit_boosted_numbers(rows: Ranks, targets: NDArray[np.float64], *, depth: int) -> TreeModel:
+    trees = cart.boosted_numbers(_by_column(rows), targets, _boosting(len(rows), _BOOSTED_TREES, depth))
     return TreeModel(
         labels=(0,),
-        trees=tuple((0, _nodes(tree, lambda value: _short(_BOOSTED_RATE * value[0, 0]))) for tree in trees),
+        trees=tuple((0, _written(tree, _short)) for _, tree in trees),
         starts=(_short(targets.mean()),),
         bounds=(float(targets.min()), float(targets.max())),
     )
 
 
-def _fit_boosted_labels(rows: NDArray[np.float32], targets: NDArray[np.float64]) -> TreeModel:
-    from sklearn.ensemble import GradientBoostingClassifier
-
-    labels, counts = np.unique(targets, return_counts=True)
+def _fit_boosted_labels(rows: Ranks, targets: NDArray[np.float64]) -> TreeModel:
+    labels, positions, counts = np.unique(targets, return_inverse=True, return_counts=True)
     if len(labels) < 2:
         return _fit_one(rows, targets, least=1, numbers=False)
     sums = 1 if len(labels) == 2 else len(labels)
-    fitted = GradientBoostingClassifier(
-        n_estimators=_BOOSTED_TREES // sums, max_depth=_BOOSTED_DEPTH_OF_LABELS, **_boosting(rows)
-    ).fit(rows, targets)
+    boosting = _boosting(len(rows), _BOOSTED_TREES // sums, _BOOSTED_DEPTH_OF_LABELS)
     shares = counts / counts.sum()
     starts = [np.log(shares[1] / shares[0])] if sums == 1 else np.log(shares)
     return TreeModel(
         labels=tuple(int(label) for label in labels),
         trees=tuple(
-            (position, _nodes(tree.tree_, lambda value: round(_SCALE * _BOOSTED_RATE * value[0, 0])))
-            for stage in fitted.estimators_
-            for position, tree in enumerate(stage)
+            (number, _written(tree, lambda value: round(_SCALE * value)))
+            for number, tree in cart.boosted_labels(_by_column(rows), positions, boosting)
         ),
         starts=tuple(round(_SCALE * float(start)) for start in starts),
     )
 
 
-def _boosting(rows: NDArray[np.float32]) -> dict[str, Any]:
-    least = min(_BOOSTED_LEAF, max(1, len(rows) // _EXAMPLES_A_BOOSTED_LEAF))
-    return {
-        "learning_rate": _BOOSTED_RATE,
-        "subsample": _BOOSTED_SHARE,
-        "min_samples_leaf": least,
-        "random_state": 0,
-    }
+def _boosting(examples: int, stages: int, depth: int) -> Boosting:
+    least = min(_BOOSTED_LEAF, max(1, examples // _EXAMPLES_A_BOOSTED_LEAF))
+    return Boosting(stages, _BOOSTED_RATE, _BOOSTED_SHARE, Limits(depth, least))
+
+
+def _by_column(rows: Ranks) -> Ranks:
+    return np.ascontiguousarray(rows.T)
 
 
 def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _nodes(tree: Any, answer: Callable[[Any], int | float], node: int = 0) -> Node:
-    """A fitted tree (``sklearn.tree._tree.Tree``) from ``node`` down; what answers the same either way is a leaf."""
-    if tree.children_left[node] == -1:
-        return Leaf(answer(tree.value[node]))
-    low = _nodes(tree, answer, tree.children_left[node])
-    high = _nodes(tree, answer, tree.children_right[node])
-    if isinstance(low, Leaf) and low == high:
-        return low
-    return Split(int(tree.feature[node]), int(np.floor(tree.threshold[node])), low, high)
+def _written(tree: Node, answer: Callable[[float], int | float]) -> Node:
+    """The tree with the answers that its program gives; what then answers the same either way is a leaf."""
+    if isinstance(tree, Leaf):
+        return Leaf(answer(tree.value))
+    low, high = _written(tree.low, answer), _written(tree.high, answer)
+    return low if isinstance(low, Leaf) and low == high else Split(tree.column, tree.rank, low, high)

@@ -10,12 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Final
 
-from loopai_artifact_store.archive import Archive, ArchiveWriter
-from loopai_artifact_store.documents import encode_copy
 from loopai_artifact_store.domain import RecordPosition, Task, TaskCopy, import_events, task_key
+from loopai_artifact_store.operations.archive import Archive, ArchiveWriter
+from loopai_artifact_store.operations.documents import encode_copy
+from loopai_artifact_store.operations.labelling import everything_of, label
 from loopai_artifact_store.origin import current_origin
 from loopai_artifact_store.ports import Catalog, ExecutionLog, Store, all_tasks
-from loopai_artifact_store.recovery import write_labels
 from loopai_common.contracts.base import TaskId
 from loopai_common.errors import LoopaiError, TaskAlreadyExists, TaskNotFound, Violation
 
@@ -168,7 +168,7 @@ async def _import_task(store: Store, archive: Archive, copy: TaskCopy) -> None:
     except TaskAlreadyExists:
         if not await _is_here(store.catalog, copy):  # who was faster may have imported the same
             raise
-    await write_labels(store.catalog, store.storage, task_id, [artifact.version for artifact in copy.artifacts])
+    await label(store.catalog, store.storage, everything_of(copy.task))
 
 
 async def _import_records(log: ExecutionLog, archive: Archive, task_id: TaskId, *, dry_run: bool) -> int:

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from loopai_artifact_store.documents import encode_copy, encode_version
 from loopai_artifact_store.domain import Artifact, Event, Task, TaskCopy, flaws
+from loopai_artifact_store.operations.documents import encode_copy, encode_version
 from loopai_artifact_store.ports import Labels, Store, all_tasks
 from loopai_common.contracts import subjects
+from loopai_common.contracts.base import TaskId
 from loopai_common.errors import ArtifactCorrupt, ArtifactNotFound, TaskNotFound
 
 _SETTLED_AFTER_SECONDS: Final = 2.5
-"""Labels follow a change within two seconds; what is wrong only in between is not wrong."""
+"""What is wrong only while somebody is changing it is not wrong."""
 _OF_LABELS: Final = frozenset({"missing_label", "wrong_label", "missing_document", "wrong_document"})
 _EVENTS_CHECKED: Final = 10_000
+_TASKS_AT_ONCE: Final = 1000
 _SUBJECTS: Final = frozenset(
     {
         subjects.TASK_CREATED,
@@ -42,7 +44,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was looked at, and what is wrong. Orphans are no problem: they are swept when they are a day old."""
+    """What was looked at, and what is wrong.
+
+    Orphans are no problem: they are swept when they are a day old. Nor are changes that the recovery documents do not
+    tell yet: a service writes them, at the latest when it is started.
+    """
 
     tasks: int
     versions: int
@@ -50,6 +56,8 @@ class Verified:
     orphans: int
     waiting_events: int
     oldest_event_at: datetime | None
+    waiting_changes: int
+    oldest_change_at: datetime | None
     problems: tuple[Problem, ...]
 
 
@@ -70,23 +78,47 @@ async def verify(store: Store) -> Verified:
     problems += [problem async for problem in _unknown_tasks(store)]
     problems += [problem async for problem in _bad_events(store)]
     backlog = await store.catalog.backlog()
-    return Verified(tasks, versions, programs, orphans, backlog.events, backlog.oldest, tuple(problems))
+    return Verified(
+        tasks,
+        versions,
+        programs,
+        orphans,
+        backlog.events,
+        backlog.oldest,
+        backlog.changes,
+        backlog.oldest_change,
+        tuple(problems),
+    )
 
 
 async def _confirmed(store: Store, suspects: list[tuple[Task, list[Problem]]]) -> list[Problem]:
     """What is still wrong after those who were changing something had time to finish.
 
-    The labels of a task that goes on changing are never seen at rest, and nothing is said about them.
+    The labels of a task that goes on changing are never seen at rest, and those of one that is undocumented are known
+    to be behind: nothing is said about them.
     """
     if not suspects:
         return []
     await asyncio.sleep(_SETTLED_AFTER_SECONDS)
+    behind = await _behind(store)
     confirmed: list[Problem] = []
     for task, found in suspects:
         copy = await store.catalog.copy_of(task.id)
         again = [problem for problem in await _problems_of(store, copy) if problem in found]
-        confirmed += [problem for problem in again if copy.task == task or problem.kind not in _OF_LABELS]
+        at_rest = copy.task == task and task.id not in behind
+        confirmed += [problem for problem in again if at_rest or problem.kind not in _OF_LABELS]
     return confirmed
+
+
+async def _behind(store: Store) -> set[TaskId]:
+    behind: set[TaskId] = set()
+    after: TaskId | None = None
+    while True:
+        page = await store.catalog.undocumented(after=after, limit=_TASKS_AT_ONCE)
+        behind |= {task.task_id for task in page.items}
+        if not page.more:
+            return behind
+        after = page.items[-1].task_id
 
 
 async def _problems_of(store: Store, copy: TaskCopy) -> list[Problem]:

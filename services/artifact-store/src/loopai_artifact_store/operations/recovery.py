@@ -1,11 +1,8 @@
-"""What is kept beside the programs, so that a catalog that is lost can be made again from the storage alone."""
+"""A catalog that is lost is made again from what is kept beside the programs."""
 
-import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from loopai_artifact_store.documents import BadDocument, decode_copy, decode_version, encode_copy, encode_version
 from loopai_artifact_store.domain import (
     WHOLE,
     Activation,
@@ -18,8 +15,14 @@ from loopai_artifact_store.domain import (
     import_events,
     share_of,
 )
+from loopai_artifact_store.operations.documents import (
+    BadDocument,
+    decode_copy,
+    decode_version,
+)
+from loopai_artifact_store.operations.labelling import everything_of, label
 from loopai_artifact_store.origin import current_origin
-from loopai_artifact_store.ports import ArtifactStorage, Catalog, Labels, Store, all_tasks
+from loopai_artifact_store.ports import ArtifactStorage, Labels, Store
 from loopai_common.contracts.artifacts import (
     ArtifactStatus,
     ComplexityMetrics,
@@ -65,41 +68,6 @@ class Rebuilt:
     losses: tuple[Loss, ...]
 
 
-async def write_labels(
-    catalog: Catalog, storage: ArtifactStorage, task_id: TaskId, versions: Sequence[Version]
-) -> None:
-    """Labels these versions, the active one and the task as the catalog has them.
-
-    Who else changes the task at the same time may have been overwritten, so the catalog is asked again afterwards:
-    whoever writes last leaves what is true. Raises :class:`~loopai_common.errors.StoreUnavailable`.
-    """
-    task = await catalog.task(task_id)
-    for version in versions:
-        artifact = await catalog.artifact(task, version)
-        await storage.label(task_id, version, artifact.document.digest, encode_version(artifact))
-    while True:
-        document = await asyncio.to_thread(encode_copy, TaskCopy(task, await catalog.examples(task_id)))
-        await storage.label_task(task_id, document)
-        if task.active_version is not None:
-            await storage.label_active(task_id, task.active_version)
-        before, task = task, await catalog.task(task_id)
-        if task == before:
-            return
-
-
-async def write_all_labels(store: Store) -> int:
-    """Labels everything again, the store of an older release too; returns of how many tasks that was.
-
-    Raises :class:`~loopai_common.errors.StoreUnavailable`.
-    """
-    count = 0
-    async for task in all_tasks(store.catalog):
-        versions = [Version(number) for number in range(1, task.total_versions + 1)]
-        await write_labels(store.catalog, store.storage, task.id, versions)
-        count += 1
-    return count
-
-
 async def rebuild(store: Store) -> Rebuilt:
     """Makes an empty catalog anew out of what is kept beside the programs.
 
@@ -121,9 +89,8 @@ async def rebuild(store: Store) -> Rebuilt:
         except (BadDocument, TaskAlreadyExists) as error:
             losses.append(Loss(str(task_id), f"the task cannot be recovered: {error.message}"))
             continue
-        numbers = [artifact.version for artifact in copy.artifacts]
-        await write_labels(store.catalog, store.storage, task_id, numbers)
-        tasks, versions = tasks + 1, versions + len(numbers) - len(lost)
+        await label(store.catalog, store.storage, everything_of(copy.task))
+        tasks, versions = tasks + 1, versions + len(copy.artifacts) - len(lost)
         losses += [Loss(copy.task.name, sentence) for sentence in lost]
     return Rebuilt(tasks, versions, tuple(losses))
 

@@ -18,11 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from loopai_artifact_store.backends import has_catalog, open_backends
 from loopai_artifact_store.metrics import StoreMetrics
+from loopai_artifact_store.operations.labelling import label_all
+from loopai_artifact_store.operations.recovery import rebuild
+from loopai_artifact_store.operations.transfer import export_tasks, import_tasks
+from loopai_artifact_store.operations.verification import verify
 from loopai_artifact_store.ports import Store
-from loopai_artifact_store.recovery import rebuild, write_all_labels
 from loopai_artifact_store.settings import ArtifactStoreSettings
-from loopai_artifact_store.transfer import export_tasks, import_tasks
-from loopai_artifact_store.verification import verify
 from loopai_common.contracts.base import format_timestamp
 from loopai_common.errors import LoopaiError
 from loopai_common.runtime.service import StartRefused
@@ -84,7 +85,7 @@ async def _rebuild(store: Store, _: argparse.Namespace) -> Answer:
 
 
 async def _relabel(store: Store, _: argparse.Namespace) -> Answer:
-    return {"tasks": await write_all_labels(store)}
+    return {"tasks": await label_all(store)}
 
 
 async def _export(store: Store, options: argparse.Namespace) -> Answer:
@@ -112,8 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "verify",
         _verify,
-        "Looked at {tasks} tasks, {versions} versions, {programs} programs ({orphans} orphans) and {waiting_events} "
-        "waiting events; {wrong} problems.",
+        "Looked at {tasks} tasks, {versions} versions, {programs} programs ({orphans} orphans), {waiting_events} "
+        "waiting events and {waiting_changes} changes that the recovery documents do not tell yet; {wrong} problems.",
         "Check every digest and every reference; changes nothing.",
         needs_catalog=True,
     )

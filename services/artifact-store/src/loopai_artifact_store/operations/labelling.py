@@ -1,0 +1,125 @@
+"""Labels and recovery documents beside the programs follow the catalog, after the requests that changed it."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from loopai_artifact_store.domain import Task, TaskCopy, Undocumented
+from loopai_artifact_store.operations.documents import encode_copy, encode_version
+from loopai_artifact_store.ports import ArtifactStorage, Catalog, Labels, LabelsMoved, Store, all_tasks
+from loopai_common.contracts.base import TaskId, Version
+from loopai_common.errors import LoopaiError
+from loopai_common.runtime.logging import get_logger
+
+_TASKS_AT_ONCE: Final = 16
+_VERSIONS_AT_ONCE: Final = 16
+_ATTEMPTS: Final = 8
+_GATHERING_SECONDS: Final = 0.2
+"""Changes that come one after another share their documents, and the disk is left to those who make them."""
+
+log = get_logger()
+
+
+class Labeller:
+    """Writes what the catalog noted as undocumented, and takes it off that list afterwards.
+
+    So a crash at any step repeats work and loses none. Several may share catalog and storage. ``catalog`` is one that
+    is never behind, not a cached one.
+    """
+
+    def __init__(self, catalog: Catalog, storage: ArtifactStorage, *, poll_seconds: float) -> None:
+        self._catalog = catalog
+        self._storage = storage
+        self._poll_seconds = poll_seconds
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Says that there may be something to write. Without it the next poll finds out."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Writes for as long as it is not cancelled; a catalog or a storage that is away is waited for."""
+        while True:
+            self._woken.clear()
+            try:
+                await self.catch_up()
+            except LoopaiError as error:
+                log.warning("labels_waiting", code=error.code, reason=error.message)
+                await asyncio.sleep(self._poll_seconds)
+            else:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), self._poll_seconds)
+                await asyncio.sleep(_GATHERING_SECONDS)
+
+    async def catch_up(self) -> None:
+        """Looks once at each task that is behind; raises what the first of those raised that could not be written."""
+        after: TaskId | None = None
+        failures: list[BaseException] = []
+        more = True
+        while more:
+            page = await self._catalog.undocumented(after=after, limit=_TASKS_AT_ONCE)
+            work = (label(self._catalog, self._storage, behind) for behind in page.items)
+            failures += [done for done in await asyncio.gather(*work, return_exceptions=True) if done is not None]
+            more, after = page.more, page.items[-1].task_id if page.items else None
+        if failures:
+            raise failures[0]
+
+
+async def label(catalog: Catalog, storage: ArtifactStorage, behind: Undocumented) -> None:
+    """Labels these versions, the active one and the task as the catalog has them, and notes there that it is done.
+
+    Raises :class:`~loopai_common.errors.StoreUnavailable`, also when others label the task all the time.
+    """
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            task = await catalog.task(behind.task_id)
+            for first in range(0, len(behind.versions), _VERSIONS_AT_ONCE):
+                versions = behind.versions[first : first + _VERSIONS_AT_ONCE]
+                await _label_versions(catalog, storage, task, versions)
+            await _label_task(catalog, storage, behind.task_id)
+        except LabelsMoved:
+            if attempt == _ATTEMPTS:
+                raise
+        else:
+            break
+    await catalog.documented(behind.task_id, behind.revision)
+
+
+async def label_all(store: Store) -> int:
+    """Labels everything again, the store of an older release too; returns of how many tasks that was.
+
+    Raises :class:`~loopai_common.errors.StoreUnavailable`.
+    """
+    count = 0
+    async for task in all_tasks(store.catalog):
+        await label(store.catalog, store.storage, everything_of(task))
+        count += 1
+    return count
+
+
+def everything_of(task: Task) -> Undocumented:
+    """The task and all its versions, as if none of it had ever been written."""
+    versions = tuple(Version(number) for number in range(1, task.total_versions + 1))
+    return Undocumented(task.id, task.revision, versions)
+
+
+async def _label_versions(catalog: Catalog, storage: ArtifactStorage, task: Task, versions: Sequence[Version]) -> None:
+    tags = await storage.label_tags(task.id, versions)
+    # After the tags: so what is written is never older than what it is written over.
+    found = await catalog.find_artifacts([(task, version) for version in versions])
+    labels = Labels(
+        digests={artifact.version: artifact.document.digest for artifact in found.values()},
+        documents={artifact.version: encode_version(artifact) for artifact in found.values()},
+    )
+    await storage.label(task.id, labels, since=tags)
+
+
+async def _label_task(catalog: Catalog, storage: ArtifactStorage, task_id: TaskId) -> None:
+    tags = await storage.label_tags(task_id)
+    before, task = None, await catalog.task(task_id)
+    while task != before:  # so that the examples are those that it counts
+        examples = await catalog.examples(task_id)
+        before, task = task, await catalog.task(task_id)
+    document = await asyncio.to_thread(encode_copy, TaskCopy(task, examples))
+    await storage.label(task_id, Labels(document, active=task.active_version), since=tags)

@@ -18,6 +18,7 @@ _LEFT_OUT = shutil.ignore_patterns(
     "test", "tests", "idlelib", "ensurepip", "tkinter", "turtledemo", "lib2to3", "pydoc_data", "site-packages",
     "dist-packages", "config-*", "_tkinter*.so", "_test*.so", "_ctypes_test*.so", "xxlimited*.so", "*.a",
 )  # fmt: skip
+_LEFT_OUT_OF_ENVIRONMENT = shutil.ignore_patterns("tests", "*.pyi")
 _BY_NAME = ("libgcc_s.so.1",)
 """Opened by the C library when a thread ends, and linked by nobody."""
 
@@ -66,8 +67,7 @@ def _linked(objects: Iterable[Path]) -> Iterator[Path]:
 
 
 def _copy_tree(directory: Path, root: Path) -> None:
-    whole = (directory / "pyvenv.cfg").exists()  # of a virtual environment nothing is left out
-    ignore = None if whole else _LEFT_OUT
+    ignore = _LEFT_OUT_OF_ENVIRONMENT if (directory / "pyvenv.cfg").exists() else _LEFT_OUT
     shutil.copytree(directory, _inside(directory, root), symlinks=True, dirs_exist_ok=True, ignore=ignore)
 
 

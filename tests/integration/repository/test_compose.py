@@ -115,6 +115,29 @@ def test_images_are_built_from_stages_that_exist(file: dict[str, Any]) -> None:
             assert build["target"] in stages(ROOT / build["dockerfile"]), name
 
 
+_OF_THE_STORE = (
+    " && install -d -o 65532 -g 65532 /root-of-image/data", " and /data", " LOOPAI_DATA_DIR=/data", "VOLUME /data\n",
+    "RUN install -d -o 65532 -g 65532 /data\n",
+)  # fmt: skip
+
+
+def shape(service: str) -> str:
+    """The Dockerfile of a service without its name, its port, and the folder that the store alone keeps data in."""
+    text = (ROOT / "services" / service / "Dockerfile").read_text()
+    if service == "artifact-store":
+        for piece in _OF_THE_STORE:
+            assert piece in text
+            text = text.replace(piece, "")
+    variable = service.replace("-", "_").upper()
+    port = re.findall(r"(?m)^EXPOSE (\d+)$", text)[0]
+    return text.replace(service, "SERVICE").replace(f"LOOPAI_{variable}_", "LOOPAI_SERVICE_").replace(port, "PORT")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_dockerfiles_of_the_services_differ_in_nothing_but_the_service(service: str) -> None:
+    assert shape(service) == shape("executor")
+
+
 @every_file
 def test_images_have_a_tag_that_does_not_move(file: dict[str, Any]) -> None:
     images = {name: service["image"] for name, service in file["services"].items() if "image" in service}
@@ -160,19 +183,20 @@ def test_a_published_port_is_one_of_this_machine_and_of_a_network_that_can() -> 
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_changed_sources_go_where_the_development_image_imports_them_from(service: str) -> None:
+def test_changed_sources_are_mounted_where_the_development_image_imports_them_from(service: str) -> None:
     developed = DEVELOPMENT["services"][service]
     assert developed["image"].endswith("-dev")
-    assert developed["read_only"] is False
     stage = stages(ROOT / "services" / service / "Dockerfile")["development"]
-    assert "RUN chown -R 65532:65532 /src" in stage
-    watched = {rule["target"]: rule["path"] for rule in developed["develop"]["watch"] if "target" in rule}
-    python_path = re.findall(r"PYTHONPATH=(\S+)", stage)[0].split(":")
-    assert set(watched) == set(python_path)
-    for rule in developed["develop"]["watch"]:
-        path = (FOLDER / rule["path"]).resolve()
-        assert path.exists()
-        assert "target" not in rule or path == ROOT / PurePosixPath(rule["target"]).relative_to("/src")
+    mounted = {
+        target: (FOLDER / source).resolve() for source, target, _ in (v.split(":") for v in developed["volumes"])
+    }
+    assert set(mounted) == set(re.findall(r"PYTHONPATH=(\S+)", stage)[0].split(":"))
+    for target, path in mounted.items():
+        assert path == ROOT / PurePosixPath(target).relative_to("/src")
+        assert path.is_dir()
+    rules = [(rule["action"], (FOLDER / rule["path"]).resolve()) for rule in developed["develop"]["watch"]]
+    restarting = [("restart", path) for path in mounted.values()]
+    assert rules == [*restarting, ("rebuild", ROOT / "services" / service / "requirements.lock")]
 
 
 def test_variables_are_explained() -> None:

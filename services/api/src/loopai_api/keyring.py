@@ -5,12 +5,13 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from loopai_api.problems import InvalidApiKey, RateLimitExceeded
 from loopai_common.keys import ApiKey, BadKeyFile, Rate, Scope, canonical_reference, decode_keys, verified
+from loopai_common.runtime.background import running
 from loopai_common.runtime.logging import get_logger
 
 _POLL_SECONDS: Final = 1.0
@@ -110,13 +111,8 @@ class KeyRing:
                 await asyncio.sleep(_POLL_SECONDS)
                 await self.refresh()
 
-        task = asyncio.create_task(follow())
-        try:
+        async with running(follow):
             yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
 
     async def refresh(self) -> None:
         """Reads the file again if it changed since it was read last."""

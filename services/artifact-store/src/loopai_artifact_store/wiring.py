@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from nats.errors import Error as NatsError
 from starlette.applications import Starlette
@@ -27,6 +27,7 @@ from loopai_artifact_store.settings import ArtifactStoreSettings
 from loopai_artifact_store.warming import warm
 from loopai_common.contracts import subjects
 from loopai_common.errors import BusUnavailable, StoreUnavailable
+from loopai_common.runtime.background import running
 from loopai_common.runtime.broker import Bus
 from loopai_common.runtime.health import Readiness
 from loopai_common.runtime.logging import get_logger
@@ -94,12 +95,17 @@ def build(settings: ArtifactStoreSettings) -> Starlette:
             await stack.enter_async_context(backends)
             if redis is not None:
                 stack.push_async_callback(redis.close)
-                await stack.enter_async_context(_running(redis.run()))
+                await stack.enter_async_context(running(redis.run))
             stack.push_async_callback(reads.close)
-            warming = warm(catalog, storage, executions, cache_metrics)
             # Before the bus, so that it still delivers while the bus drains.
-            for task in (outbox.run(), labeller.run(), _count(catalog, metrics), _sweep(store, records), warming):
-                await stack.enter_async_context(_running(task))
+            for work in (
+                outbox.run,
+                labeller.run,
+                partial(_count, catalog, metrics),
+                partial(_sweep, store, records),
+                partial(warm, catalog, storage, executions, cache_metrics),
+            ):
+                await stack.enter_async_context(running(work))
             stack.push_async_callback(bus.drain)
             await bus.start()
             yield
@@ -146,17 +152,6 @@ async def _check_consumer(bus: Bus, stream: str, name: str) -> None:
         await bus.jetstream.consumer_info(stream, name)
     except NatsError as error:
         raise BusUnavailable(f"the consumer '{name}' does not answer; restart this instance if it stays so") from error
-
-
-@asynccontextmanager
-async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def _count(catalog: Catalog, metrics: StoreMetrics) -> None:

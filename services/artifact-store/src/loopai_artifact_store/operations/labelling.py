@@ -1,8 +1,10 @@
 """Labels and recovery documents beside the programs follow the catalog, after the requests that changed it."""
 
 import asyncio
-from collections.abc import Sequence
+import random
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from loopai_artifact_store.domain import Task, TaskCopy, Undocumented
@@ -15,6 +17,7 @@ from loopai_common.runtime.logging import get_logger
 _TASKS_AT_ONCE: Final = 16
 _VERSIONS_AT_ONCE: Final = 16
 _ATTEMPTS: Final = 8
+_PAUSE_SECONDS: Final = 0.01
 _GATHERING_SECONDS: Final = 0.2
 """Changes that come one after another share their documents, and the disk is left to those who make them."""
 
@@ -71,18 +74,11 @@ async def label(catalog: Catalog, storage: ArtifactStorage, behind: Undocumented
 
     Raises :class:`~loopai_common.errors.StoreUnavailable`, also when others label the task all the time.
     """
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            task = await catalog.task(behind.task_id)
-            for first in range(0, len(behind.versions), _VERSIONS_AT_ONCE):
-                versions = behind.versions[first : first + _VERSIONS_AT_ONCE]
-                await _label_versions(catalog, storage, task, versions)
-            await _label_task(catalog, storage, behind.task_id)
-        except LabelsMoved:
-            if attempt == _ATTEMPTS:
-                raise
-        else:
-            break
+    task = await catalog.task(behind.task_id)
+    for first in range(0, len(behind.versions), _VERSIONS_AT_ONCE):
+        versions = behind.versions[first : first + _VERSIONS_AT_ONCE]
+        await _again_when_moved(partial(_label_versions, catalog, storage, task, versions))
+    await _again_when_moved(partial(_label_task, catalog, storage, behind.task_id))
     await catalog.documented(behind.task_id, behind.revision)
 
 
@@ -102,6 +98,17 @@ def everything_of(task: Task) -> Undocumented:
     """The task and all its versions, as if none of it had ever been written."""
     versions = tuple(Version(number) for number in range(1, task.total_versions + 1))
     return Undocumented(task.id, task.revision, versions)
+
+
+async def _again_when_moved(step: Callable[[], Awaitable[None]]) -> None:
+    """Reads and writes labels; again, after a pause that differs from that of others, while they write in between."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            return await step()
+        except LabelsMoved:
+            if attempt == _ATTEMPTS:
+                raise
+            await asyncio.sleep(_PAUSE_SECONDS * 2**attempt * random.random())  # noqa: S311  # no secret
 
 
 async def _label_versions(catalog: Catalog, storage: ArtifactStorage, task: Task, versions: Sequence[Version]) -> None:

@@ -16,7 +16,7 @@ def describe() -> dict[str, str | int]:
         "cpu": _field("/proc/cpuinfo", "model name"),
         "cores": len(os.sched_getaffinity(0)),
         "memory": _field("/proc/meminfo", "MemTotal"),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }
 

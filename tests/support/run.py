@@ -26,7 +26,19 @@ def main(arguments: Sequence[str]) -> int:
     _coverage("erase")
     with tempfile.TemporaryDirectory(prefix="loopai-tests-") as directory:
         results = Path(directory, "results.xml")
-        command = [*_COVERAGE, "run", "-m", "pytest", "-n", "2", "--dist", "worksteal", "--junitxml", str(results), *arguments]
+        command = [
+            *_COVERAGE,
+            "run",
+            "-m",
+            "pytest",
+            "-n",
+            "2",
+            "--dist",
+            "worksteal",
+            "--junitxml",
+            str(results),
+            *arguments,
+        ]
         code = subprocess.run(command, cwd=ROOT).returncode
         skipped = Counter(skips(results.read_text())) if results.exists() else Counter()
     _coverage("combine", "--quiet")

@@ -77,7 +77,7 @@ def test_ends_are_counted_by_status_and_stage() -> None:
     assert first.ends["503"] > 0
     assert second.ends["200"] > 0
     assert [first.ends.total(), second.ends.total()] == [50, 50]
-    assert seen.seconds >= 1.0
+    assert seen.seconds > 0.9  # the last request is due just before the end
     assert [asked.body for asked in server.asked[:1]] in ([{"input": "one"}], ["two"])
 
 

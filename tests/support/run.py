@@ -26,19 +26,8 @@ def main(arguments: Sequence[str]) -> int:
     _coverage("erase")
     with tempfile.TemporaryDirectory(prefix="loopai-tests-") as directory:
         results = Path(directory, "results.xml")
-        command = [
-            *_COVERAGE,
-            "run",
-            "-m",
-            "pytest",
-            "-n",
-            "2",
-            "--dist",
-            "worksteal",
-            "--junitxml",
-            str(results),
-            *arguments,
-        ]
+        options = ["-n", "2", "--dist", "worksteal", "--junitxml", str(results)]
+        command = [*_COVERAGE, "run", "-m", "pytest", *options, *arguments]
         code = subprocess.run(command, cwd=ROOT).returncode
         skipped = Counter(skips(results.read_text())) if results.exists() else Counter()
     _coverage("combine", "--quiet")

@@ -18,8 +18,8 @@ from loopai_artifact_store.adapters.mongo_backends import MongoBackends, open_mo
 from loopai_artifact_store.adapters.redis_cache import RedisCache
 from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog, prepare_catalog
 from loopai_artifact_store.adapters.sqlite_executions import SqliteExecutionLog, prepare_executions
+from loopai_artifact_store.labelling import Labeller
 from loopai_artifact_store.metrics import CacheMetrics, StoreMetrics
-from loopai_artifact_store.operations.labelling import Labeller
 from loopai_artifact_store.ports import ArtifactStorage, Cache, Catalog
 from loopai_artifact_store.reads import CachedReads
 from loopai_artifact_store.service import ArtifactStore

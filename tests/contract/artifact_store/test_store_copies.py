@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_executions import MemoryExecutionLog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
+from loopai_artifact_store.documents import decode_copy, encode_copy
 from loopai_artifact_store.domain import TaskCopy, flaws, import_events
-from loopai_artifact_store.operations.documents import decode_copy, encode_copy
 from loopai_artifact_store.operations.transfer import export_tasks, import_tasks
 from loopai_artifact_store.origin import current_origin
 from loopai_artifact_store.ports import Catalog, Store

@@ -9,10 +9,10 @@ import pytest
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_executions import MemoryExecutionLog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
+from loopai_artifact_store.documents import encode_copy
 from loopai_artifact_store.domain import Undocumented, import_events
+from loopai_artifact_store.labelling import label_all
 from loopai_artifact_store.operations import verification
-from loopai_artifact_store.operations.documents import encode_copy
-from loopai_artifact_store.operations.labelling import label_all
 from loopai_artifact_store.operations.recovery import rebuild
 from loopai_artifact_store.operations.verification import verify
 from loopai_artifact_store.origin import current_origin

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
-from loopai_artifact_store.operations.labelling import Labeller
+from loopai_artifact_store.labelling import Labeller
 from loopai_artifact_store.service import ArtifactStore
 from loopai_common.contracts.base import TaskId
 from loopai_common.errors import LoopaiError

@@ -17,9 +17,9 @@ import pytest
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_executions import MemoryExecutionLog
 from loopai_artifact_store.adapters.memory_storage import MemoryStorage
+from loopai_artifact_store.documents import encode_copy
 from loopai_artifact_store.domain import TaskCopy, digest_of
 from loopai_artifact_store.operations.archive import Archive, ArchiveWriter, BadArchive
-from loopai_artifact_store.operations.documents import encode_copy
 from loopai_artifact_store.operations.transfer import Imported, ImportRefused, export_tasks, import_tasks
 from loopai_artifact_store.ports import ArtifactStorage, Store
 from loopai_artifact_store.service import ArtifactStore

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from loopai_artifact_store.operations.labelling import label_all
+from loopai_artifact_store.labelling import label_all
 from loopai_artifact_store.operations.operator import main
 from loopai_artifact_store.ports import Store
 from loopai_client.cli.main import app

@@ -13,10 +13,10 @@ from loopai_artifact_store.adapters.azure_storage import AzureStorage
 from loopai_artifact_store.adapters.memory_catalog import MemoryCatalog
 from loopai_artifact_store.adapters.memory_executions import MemoryExecutionLog
 from loopai_artifact_store.adapters.sqlite_catalog import SqliteCatalog
+from loopai_artifact_store.documents import encode_copy
 from loopai_artifact_store.domain import digest_of
+from loopai_artifact_store.labelling import label_all
 from loopai_artifact_store.operations import verification
-from loopai_artifact_store.operations.documents import encode_copy
-from loopai_artifact_store.operations.labelling import label_all
 from loopai_artifact_store.operations.recovery import CatalogNotEmpty, Rebuilt, rebuild
 from loopai_artifact_store.operations.verification import verify
 from loopai_artifact_store.ports import ArtifactStorage, Store

@@ -12,6 +12,7 @@ from uuid import UUID, uuid5
 from pydantic import TypeAdapter
 
 from loopai_artifact_store import domain
+from loopai_artifact_store.documents import activation, specification, summary
 from loopai_artifact_store.domain import (
     Artifact,
     Change,
@@ -34,7 +35,6 @@ from loopai_artifact_store.domain import (
     task_key,
     task_not_found,
 )
-from loopai_artifact_store.operations.documents import activation, specification, summary
 from loopai_artifact_store.origin import current_origin
 from loopai_artifact_store.ports import ArtifactStorage, Catalog, Observer, VersionKey
 from loopai_common.contracts import subjects

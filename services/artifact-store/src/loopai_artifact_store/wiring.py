@@ -17,8 +17,8 @@ from loopai_artifact_store.adapters.memory_cache import MemoryCache
 from loopai_artifact_store.backends import Backends, open_backends
 from loopai_artifact_store.cached import CachedCatalog, CachedStorage
 from loopai_artifact_store.executions import ExecutionRecords
+from loopai_artifact_store.labelling import Labeller
 from loopai_artifact_store.metrics import CacheMetrics, StoreMetrics
-from loopai_artifact_store.operations.labelling import Labeller
 from loopai_artifact_store.outbox import Outbox
 from loopai_artifact_store.ports import Catalog
 from loopai_artifact_store.reads import CachedReads

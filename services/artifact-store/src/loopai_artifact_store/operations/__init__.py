@@ -1,1 +1,1 @@
-"""What an operator does to the data of a store: verify, export, import, rebuild; and tasks as documents."""
+"""What an operator does to the data of a store: verify, export, import, rebuild."""

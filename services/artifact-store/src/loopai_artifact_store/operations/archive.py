@@ -16,8 +16,8 @@ from uuid import UUID
 
 from pydantic import Field, ValidationError
 
+from loopai_artifact_store.documents import BadDocument, decode_copy
 from loopai_artifact_store.domain import TaskCopy, flaws
-from loopai_artifact_store.operations.documents import BadDocument, decode_copy
 from loopai_common import json_text as strict_json
 from loopai_common.contracts.artifacts import MAX_CODE_BYTES
 from loopai_common.contracts.base import Contract, Digest, DigestText, TaskId

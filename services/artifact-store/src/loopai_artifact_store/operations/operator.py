@@ -17,8 +17,8 @@ from typing import Any, Final
 from prometheus_client import CollectorRegistry
 
 from loopai_artifact_store.backends import has_catalog, open_backends
+from loopai_artifact_store.labelling import label_all
 from loopai_artifact_store.metrics import StoreMetrics
-from loopai_artifact_store.operations.labelling import label_all
 from loopai_artifact_store.operations.recovery import rebuild
 from loopai_artifact_store.operations.transfer import export_tasks, import_tasks
 from loopai_artifact_store.operations.verification import verify

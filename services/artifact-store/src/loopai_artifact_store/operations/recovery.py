@@ -3,6 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
+from loopai_artifact_store.documents import (
+    BadDocument,
+    decode_copy,
+    decode_version,
+)
 from loopai_artifact_store.domain import (
     WHOLE,
     Activation,
@@ -15,12 +20,7 @@ from loopai_artifact_store.domain import (
     import_events,
     share_of,
 )
-from loopai_artifact_store.operations.documents import (
-    BadDocument,
-    decode_copy,
-    decode_version,
-)
-from loopai_artifact_store.operations.labelling import everything_of, label
+from loopai_artifact_store.labelling import everything_of, label
 from loopai_artifact_store.origin import current_origin
 from loopai_artifact_store.ports import ArtifactStorage, Labels, Store
 from loopai_common.contracts.artifacts import (

@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Final
 
+from loopai_artifact_store.documents import encode_copy
 from loopai_artifact_store.domain import RecordPosition, Task, TaskCopy, import_events, task_key
+from loopai_artifact_store.labelling import everything_of, label
 from loopai_artifact_store.operations.archive import Archive, ArchiveWriter
-from loopai_artifact_store.operations.documents import encode_copy
-from loopai_artifact_store.operations.labelling import everything_of, label
 from loopai_artifact_store.origin import current_origin
 from loopai_artifact_store.ports import Catalog, ExecutionLog, Store, all_tasks
 from loopai_common.contracts.base import TaskId

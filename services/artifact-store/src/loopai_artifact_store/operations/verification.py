@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from loopai_artifact_store.documents import encode_copy, encode_version
 from loopai_artifact_store.domain import Artifact, Event, Task, TaskCopy, flaws
-from loopai_artifact_store.operations.documents import encode_copy, encode_version
 from loopai_artifact_store.ports import Labels, Store, all_tasks
 from loopai_common.contracts import subjects
 from loopai_common.contracts.base import TaskId

@@ -7,8 +7,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+from loopai_artifact_store.documents import encode_copy, encode_version
 from loopai_artifact_store.domain import Task, TaskCopy, Undocumented
-from loopai_artifact_store.operations.documents import encode_copy, encode_version
 from loopai_artifact_store.ports import ArtifactStorage, Catalog, Labels, LabelsMoved, Store, all_tasks
 from loopai_common.contracts.base import TaskId, Version
 from loopai_common.errors import LoopaiError

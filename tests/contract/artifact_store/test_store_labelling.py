@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
@@ -22,6 +22,7 @@ from loopai_common.contracts.base import GenerationId, TaskId, Version
 from loopai_common.contracts.tasks import ArchiveTask, FailTask, UpdateTask
 from loopai_common.errors import StoreUnavailable
 from loopai_common.identifiers import new_uuid
+from loopai_common.runtime.background import running
 from tests.contract.artifact_store.builders import creating, labeller_on, publishing, store_on
 
 PATIENCE_SECONDS = 30.0
@@ -250,17 +251,16 @@ async def test_many_who_label_while_many_change_leave_the_last_state(catalog: Ca
     storage = MemoryStorage()
     store = store_on(catalog, storage)
     task_ids = [(await store.create_task(creating())).id for _ in range(2)]
-    labelling = [asyncio.create_task(labeller_on(catalog, storage).run()) for _ in range(3)]
-    for number in range(8):
-        changes = [store.publish(publishing(task_id)) for task_id in task_ids]
-        updates = [store.update_task(describing(task_id, f"Change {number}.")) for task_id in task_ids]
-        await asyncio.gather(*changes, *updates)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while await behind(catalog):
-            await asyncio.sleep(0.02)
-    for task in labelling:
-        task.cancel()
-    await asyncio.gather(*labelling, return_exceptions=True)
+    async with AsyncExitStack() as labelling:
+        for _ in range(3):
+            await labelling.enter_async_context(running(labeller_on(catalog, storage).run))
+        for number in range(8):
+            changes = [store.publish(publishing(task_id)) for task_id in task_ids]
+            updates = [store.update_task(describing(task_id, f"Change {number}.")) for task_id in task_ids]
+            await asyncio.gather(*changes, *updates)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await behind(catalog):
+                await asyncio.sleep(0.02)
     await in_order(catalog, storage)
 
 
@@ -285,21 +285,20 @@ async def test_a_storage_that_fails_holds_up_nobody_and_is_made_good_when_it_hea
     broken, sound = [(await store.create_task(creating())).id for _ in range(2)]
     storage.broken = {broken}
     labeller = labeller_on(catalog, storage)
-    running = asyncio.create_task(labeller.run())
-    await store.publish(publishing(broken))
-    await store.publish(publishing(sound))
-    labeller.wake()
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while [each.task_id for each in await behind(catalog)] != [broken] or storage.refused < 2:
-            await asyncio.sleep(0.02)
-    found = await verify(Store(catalog, MemoryExecutionLog(), storage))
-    assert (found.problems, found.waiting_changes) == ((), 2)
-    assert found.oldest_change_at is not None
-    storage.broken.clear()
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while await behind(catalog):
-            await asyncio.sleep(0.02)
-    running.cancel()
+    async with running(labeller.run):
+        await store.publish(publishing(broken))
+        await store.publish(publishing(sound))
+        labeller.wake()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while [each.task_id for each in await behind(catalog)] != [broken] or storage.refused < 2:
+                await asyncio.sleep(0.02)
+        found = await verify(Store(catalog, MemoryExecutionLog(), storage))
+        assert (found.problems, found.waiting_changes) == ((), 2)
+        assert found.oldest_change_at is not None
+        storage.broken.clear()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while await behind(catalog):
+                await asyncio.sleep(0.02)
     await in_order(catalog, storage)
 
 

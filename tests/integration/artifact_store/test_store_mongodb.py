@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -30,6 +30,7 @@ from loopai_common.contracts.artifacts import FetchProgram, ListArtifacts, Progr
 from loopai_common.contracts.base import TaskId
 from loopai_common.contracts.tasks import GetTask
 from loopai_common.errors import ArtifactCorrupt, StoreUnavailable
+from loopai_common.runtime.background import running
 from loopai_common.runtime.service import StartRefused
 from tests.contract.artifact_store.builders import (
     creating,
@@ -318,20 +319,14 @@ class TestSeveralProcesses:
         stores = [store, *(store_on(other.catalog, other.storage) for other in others)]
         tasks = [(await store.create_task(creating())).id for _ in range(3)]
         outboxes = [Outbox(each.catalog, Stream(), poll_seconds=0.001) for each in (mongodb, *others)]
-        draining = [asyncio.create_task(outbox.run()) for outbox in outboxes]
-        try:
+        async with AsyncExitStack() as draining, asyncio.timeout(60):
+            for outbox in outboxes:
+                await draining.enter_async_context(running(outbox.run))
             await asyncio.gather(
                 *(each.publish(publishing(task)) for each in stores for task in tasks for _ in range(4))
             )
-            async with asyncio.timeout(30):
-                while (await mongodb.catalog.backlog()).events:
-                    await asyncio.sleep(0.01)
-        finally:
-            for running in draining:
-                running.cancel()
-            done, pending = await asyncio.wait(draining, timeout=10)
-        assert pending == set(), "they ended when they were cancelled"
-        assert all(running.cancelled() for running in done)
+            while (await mongodb.catalog.backlog()).events:
+                await asyncio.sleep(0.01)
         for other in others:
             await other.database.close()
 

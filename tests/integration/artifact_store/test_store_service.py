@@ -279,7 +279,7 @@ class TestOverTheBus:
         assert [activation.to_version for activation in history.items] == [1]
         ended = await caller.call(subjects.TASKS_ARCHIVE, ArchiveTask(task=task.name), TaskSummary)
         assert ended.status is TaskStatus.ARCHIVED
-        archived = (await caller.events(4))[-1]
+        archived = (await caller.events(5))[-1]
         assert archived.subject == subjects.TASK_ARCHIVED
         assert TaskArchived.model_validate_json(archived.data).name == task.name
 

@@ -25,6 +25,7 @@ from loopai_common.contracts.artifacts import ActivateArtifact, ArtifactStatus, 
 from loopai_common.contracts.base import Digest, TaskId, Version
 from loopai_common.contracts.tasks import ArchiveTask, GetTask, TaskStatus, UpdateTask
 from loopai_common.identifiers import new_uuid
+from loopai_common.runtime.background import running
 from tests.contract.artifact_store.builders import (
     creating,
     labeller_on,
@@ -213,14 +214,13 @@ async def test_a_store_in_use_has_no_problems(damaged: Damaged, monkeypatch: pyt
         for number in range(12):
             await cases.publish(publishing(damaged.task_id, code=f"def run(input):\n    return {number}\n"))
 
-    labelling = asyncio.create_task(labeller_on(damaged.store.catalog, damaged.store.storage).run())
-    changing = asyncio.create_task(change())
     looked = 0
-    while not changing.done():
-        assert (await verify(damaged.store)).problems == ()
-        looked += 1
-    await changing
-    labelling.cancel()
+    async with running(labeller_on(damaged.store.catalog, damaged.store.storage).run):
+        changing = asyncio.create_task(change())
+        while not changing.done():
+            assert (await verify(damaged.store)).problems == ()
+            looked += 1
+        await changing
     assert looked >= 1
 
 

@@ -1,7 +1,6 @@
 """The outbox: at least once, in order within a task, and patient."""
 
 import asyncio
-from contextlib import suppress
 
 import pytest
 
@@ -13,6 +12,7 @@ from loopai_common.contracts import subjects
 from loopai_common.contracts.base import TaskId
 from loopai_common.errors import BusUnavailable
 from loopai_common.runtime import context
+from loopai_common.runtime.background import running
 from tests.contract.artifact_store.builders import creating, publishing, store_on
 
 FOREVER = 3600.0
@@ -100,28 +100,22 @@ async def test_two_outboxes_on_one_catalog_keep_the_order(catalog: MemoryCatalog
 async def test_it_is_woken_at_once(catalog: MemoryCatalog) -> None:
     stream = Stream()
     outbox = Outbox(catalog, stream, poll_seconds=FOREVER)
-    running = asyncio.create_task(outbox.run())
-    await asyncio.sleep(0)
-    await publish_versions(catalog, 0)
-    outbox.wake()
-    await asyncio.wait_for(stream.arrived.wait(), 10)
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+    async with running(outbox.run):
+        await asyncio.sleep(0)
+        await publish_versions(catalog, 0)
+        outbox.wake()
+        await asyncio.wait_for(stream.arrived.wait(), 10)
 
 
 async def test_it_delivers_when_the_bus_is_back(catalog: MemoryCatalog) -> None:
     stream = Stream()
     stream.away = True
     await publish_versions(catalog, 1)
-    running = asyncio.create_task(Outbox(catalog, stream, poll_seconds=0.001).run())
-    await asyncio.wait_for(stream.turned_away.wait(), 10)
-    assert stream.received == []
-    stream.away = False
-    await asyncio.wait_for(stream.arrived.wait(), 10)
-    running.cancel()
-    with suppress(asyncio.CancelledError):
-        await running
+    async with running(Outbox(catalog, stream, poll_seconds=0.001).run):
+        await asyncio.wait_for(stream.turned_away.wait(), 10)
+        assert stream.received == []
+        stream.away = False
+        await asyncio.wait_for(stream.arrived.wait(), 10)
 
 
 async def test_headers_are_those_of_a_cloud_event_in_binary_mode(catalog: MemoryCatalog) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from loopai_common.runtime.background import running
+from loopai_common.runtime.background import cancelled, running
 
 
 async def test_work_that_fails_begins_again_and_the_log_says_why() -> None:
@@ -57,6 +57,28 @@ async def test_leaving_cancels_the_work_and_waits_for_its_end() -> None:
         while not steps:
             await asyncio.sleep(0)
     assert steps == ["begun", "ended"]
+
+
+async def test_work_that_loses_a_cancellation_is_cancelled_again() -> None:
+    cancellations = 0
+
+    async def work() -> None:
+        nonlocal cancellations
+        while cancellations < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:  # as asyncio.wait_for of Python 3.11 does now and then
+                cancellations += 1
+
+    async with asyncio.timeout(20):
+        async with running(work):
+            await asyncio.sleep(0)
+        task = asyncio.create_task(work())
+        cancellations = 0
+        await asyncio.sleep(0)
+        await cancelled(task)
+    assert cancellations == 2
+    assert task.done()
 
 
 async def test_an_error_of_the_block_is_the_one_that_is_seen() -> None:

@@ -3,16 +3,14 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from loopai_artifact_store.documents import encode_copy, encode_version
 from loopai_artifact_store.domain import Task, TaskCopy, Undocumented
+from loopai_artifact_store.following import Follower
 from loopai_artifact_store.ports import ArtifactStorage, Catalog, Labels, LabelsMoved, Store, all_tasks
 from loopai_common.contracts.base import TaskId, Version
-from loopai_common.errors import LoopaiError
-from loopai_common.runtime.logging import get_logger
 
 _TASKS_AT_ONCE: Final = 16
 _VERSIONS_AT_ONCE: Final = 16
@@ -21,10 +19,8 @@ _PAUSE_SECONDS: Final = 0.01
 _GATHERING_SECONDS: Final = 0.2
 """Changes that come one after another share their documents, and the disk is left to those who make them."""
 
-log = get_logger()
 
-
-class Labeller:
+class Labeller(Follower):
     """Writes what the catalog noted as undocumented, and takes it off that list afterwards.
 
     So a crash at any step repeats work and loses none. Several may share catalog and storage. ``catalog`` is one that
@@ -32,28 +28,9 @@ class Labeller:
     """
 
     def __init__(self, catalog: Catalog, storage: ArtifactStorage, *, poll_seconds: float) -> None:
+        super().__init__(waiting="labels_waiting", poll_seconds=poll_seconds, gathering_seconds=_GATHERING_SECONDS)
         self._catalog = catalog
         self._storage = storage
-        self._poll_seconds = poll_seconds
-        self._woken = asyncio.Event()
-
-    def wake(self) -> None:
-        """Says that there may be something to write. Without it the next poll finds out."""
-        self._woken.set()
-
-    async def run(self) -> None:
-        """Writes for as long as it is not cancelled; a catalog or a storage that is away is waited for."""
-        while True:
-            self._woken.clear()
-            try:
-                await self.catch_up()
-            except LoopaiError as error:
-                log.warning("labels_waiting", code=error.code, reason=error.message)
-                await asyncio.sleep(self._poll_seconds)
-            else:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), self._poll_seconds)
-                await asyncio.sleep(_GATHERING_SECONDS)
 
     async def catch_up(self) -> None:
         """Looks once at each task that is behind; raises what the first of those raised that could not be written."""

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from loopai_common.runtime.logging import get_logger
 
 _RESTART_SECONDS: Final = 1.0
+_CANCEL_AGAIN_SECONDS: Final = 0.5
 
 log = get_logger()
 
@@ -25,9 +26,19 @@ async def running(work: Work, *, restart_seconds: float = _RESTART_SECONDS) -> A
     try:
         yield
     finally:
-        keeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeper
+        keeper.cancel()  # once: a second one would leave the work alone while it ends
+        await asyncio.wait([keeper])
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancels the task, once more each half a second, and returns when it ended, however it did.
+
+    Once is not enough: ``asyncio.wait_for`` of Python 3.11, which NATS and MongoDB are spoken to with, loses a
+    cancellation that comes in the same turn of the loop as its result (https://github.com/python/cpython/issues/86296),
+    and a loop that lost it would run for ever.
+    """
+    while task.cancel():
+        await asyncio.wait([task], timeout=_CANCEL_AGAIN_SECONDS)
 
 
 async def _keep_running(work: Work, restart_seconds: float) -> None:
@@ -37,8 +48,7 @@ async def _keep_running(work: Work, restart_seconds: float) -> None:
         try:
             await asyncio.wait([run])
         finally:
-            if run.cancel():
-                await asyncio.wait([run])
+            await cancelled(run)
         error = run.exception()
         if error is None:
             return

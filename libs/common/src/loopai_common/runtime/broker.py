@@ -32,6 +32,7 @@ from loopai_common.contracts.health import Ping, Pong
 from loopai_common.errors import BusUnavailable, DeadlineExceeded, Internal, LoopaiError, PayloadTooLarge
 from loopai_common.permissions import inbox_prefix
 from loopai_common.runtime import context, tracing
+from loopai_common.runtime.background import cancelled
 from loopai_common.runtime.errors import as_loopai_error, failure_headers, failure_of
 from loopai_common.runtime.health import Readiness
 from loopai_common.runtime.logging import get_logger
@@ -165,9 +166,7 @@ class Bus:
         if self._client is None:
             return
         if self._watching is not None:
-            self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
+            await cancelled(self._watching)
         try:
             async with asyncio.timeout(self._grace_seconds):
                 await self._drain_subscribers()
@@ -428,9 +427,7 @@ class Boundary(BaseMiddleware[Any, Any]):
         try:
             return await call_next(message)
         finally:
-            heartbeat.cancel()
-            with suppress(asyncio.CancelledError):
-                await heartbeat
+            await cancelled(heartbeat)
 
     def _answer(self, result: Any) -> Any:
         if not isinstance(result, Contract):

@@ -20,6 +20,7 @@ from loopai_common.errors import MalformedJson
         (b"", "Expecting value"),
         (b'{"a": 1', "Expecting"),
         (b'{"a": 1} x', "Extra data"),
+        (b'"a\nb"', "control character at character 2"),
         (b'{"a": NaN}', "not JSON"),
         (b"[Infinity, -Infinity]", "not JSON"),
         (b'{"a": 1e999}', "out of range"),

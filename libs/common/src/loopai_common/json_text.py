@@ -46,7 +46,7 @@ def loads(data: bytes) -> Any:
             # Only text with such an escape can hold a lone surrogate; encoding finds it.
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:
-        raise MalformedJson(f"{error.msg} at character {error.pos}") from error
+        raise MalformedJson(f"{error.msg.removesuffix(' at')} at character {error.pos}") from error
     except RecursionError as error:
         raise MalformedJson("the value is nested too deeply") from error
     except UnicodeEncodeError as error:

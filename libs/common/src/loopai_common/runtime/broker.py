@@ -44,6 +44,7 @@ MAX_DELIVERIES = 5
 ACK_WAIT_SECONDS = 30.0
 _RETRY_DELAYS_SECONDS = (1.0, 5.0, 15.0, 60.0)
 _CONNECT_ATTEMPT_SECONDS = 5
+_DECLARE_SECONDS = 30.0  # a stream is a directory on a disk, which may be busy
 _DRAIN_POLL_SECONDS = 0.01
 _CONSUMERS_SECONDS = 10.0
 _ACK_SUBJECT = "$JS.ACK."
@@ -143,7 +144,7 @@ class Bus:
                 needed_bytes=subjects.MAX_PAYLOAD_BYTES,
                 remedy="set max_payload: 8MB in the server's configuration; larger messages are refused until then",
             )
-        await declare_streams(self.jetstream)
+        await declare_streams(self._client.jetstream(timeout=_DECLARE_SECONDS))
         await self.broker.start()
         for subject, handler in self._raw.items():
             self._raw_subscriptions.append(

@@ -1,8 +1,8 @@
 """A process that publishes, and then labels what it published, to be killed, starved and multiplied by the tests.
 
-``python -m tests.integration.artifact_store.publisher PLACE TASK_ID COUNT`` waits for a line on its input, then prints
-each version once it is acknowledged, or ``refused <code>`` and exit code 1 for a typed error. The place is a directory
-or the address of a MongoDB.
+``python -m tests.integration.artifact_store.publisher PLACE TASK_ID COUNT`` prints ``ready`` and waits for a line on
+its input before it opens the store; then it prints each version once it is acknowledged, or ``refused <code>`` and exit
+code 1 for a typed error. The place is a directory or the address of a MongoDB.
 """
 
 import asyncio
@@ -44,8 +44,9 @@ async def store_in(place: str) -> AsyncIterator[tuple[ArtifactStore, Labeller]]:
 async def publish(place: str, task_id: TaskId, count: int) -> None:
     # One thread for files: a fault is injected at the n-th call of a thread.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    print("ready", flush=True)
+    sys.stdin.readline()
     async with store_in(place) as (store, labeller):
-        sys.stdin.readline()
         for _ in range(count):
             artifact = await store.publish(publishing(task_id, code=f"def run(input):\n    return '{new_id()}'\n"))
             print(artifact.version, flush=True)

@@ -4,10 +4,8 @@ import asyncio
 import errno
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, suppress
@@ -39,9 +37,8 @@ from tests.contract.artifact_store.builders import (
     publishing,
     store_on,
 )
+from tests.integration.artifact_store.publishers import STRACE, Publisher
 
-ROOT = Path(__file__).parents[3]
-STRACE = shutil.which("strace")
 needs_strace = pytest.mark.skipif(STRACE is None, reason="strace is not installed")
 _EVERY_FEW_PAGES = 4  # SQLite writes some fifty times, header and page in turn
 
@@ -57,66 +54,6 @@ async def store(tmp_path: Path) -> AsyncIterator[ArtifactStore]:
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else changes these stores while they are verified, so there is nothing to wait for."""
     monkeypatch.setattr(verification, "_SETTLED_AFTER_SECONDS", 0.0)
-
-
-class Publisher:
-    """A process that publishes ``count`` versions, with a fault injected into its system calls when one is given."""
-
-    def __init__(self, directory: Path, task_id: TaskId, count: int = 1, *, fault: str | None = None) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.artifact_store.publisher", directory, str(task_id), str(count)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._tracer = None if fault is None else self._inject(fault)
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-
-    def next_version(self) -> int:
-        assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
-
-    def finish(self) -> list[str]:
-        """Waits for the end and returns the words it printed."""
-        output, errors = self.process.communicate(timeout=120)
-        if self._tracer is not None:
-            self._tracer.communicate(timeout=60)
-        assert self.process.returncode in (0, 1, -signal.SIGKILL), errors
-        return output.split()
-
-    @property
-    def killed(self) -> bool:
-        return self.process.returncode == -signal.SIGKILL
-
-    def _inject(self, fault: str) -> subprocess.Popen[str]:
-        assert STRACE is not None
-        syscall = fault.split(":")[0]
-        tracer = subprocess.Popen(
-            [
-                STRACE,
-                "-f",
-                "-o",
-                os.devnull,
-                "-e",
-                f"trace={syscall}",
-                "-e",
-                f"inject={fault}",
-                "-p",
-                str(self.process.pid),
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert tracer.stderr is not None
-        said = tracer.stderr.readline()
-        if "attached" not in said:
-            self.process.kill()
-            pytest.skip(f"strace cannot trace here: {said.strip()}")
-        return tracer
 
 
 async def all_versions(store: ArtifactStore, task: str) -> list[ProgramArtifact]:
@@ -193,7 +130,7 @@ async def test_a_kill_at_any_write_leaves_the_old_or_the_new(
     task_id = (await created_task(tmp_path)).id
     acknowledged = kills = 0
     for number in range(1, 200, step):
-        publisher = Publisher(tmp_path, task_id, fault=f"{syscall}:signal=KILL:when={number}")
+        publisher = Publisher(tmp_path, task_id, fault=f"{syscall}:signal=KILL:when={number}").go()
         acknowledged = max([acknowledged, *map(int, publisher.finish())])
         kills += publisher.killed
         assert await check_invariants(tmp_path, task_id) >= acknowledged
@@ -201,12 +138,14 @@ async def test_a_kill_at_any_write_leaves_the_old_or_the_new(
             break
     assert kills >= least_kills
     before = await check_invariants(tmp_path, task_id)
-    assert Publisher(tmp_path, task_id).finish() == [str(before + 1)]
+    assert Publisher(tmp_path, task_id).go().finish() == [str(before + 1)]
 
 
 async def test_several_processes_publish_without_gaps(tmp_path: Path) -> None:
     task_id = (await created_task(tmp_path)).id
     publishers = [Publisher(tmp_path, task_id, 25) for _ in range(4)]
+    for publisher in publishers:
+        publisher.go()
     published = [int(version) for publisher in publishers for version in publisher.finish()]
     assert sorted(published) == list(range(1, 101))
     assert await check_invariants(tmp_path, task_id) == 100
@@ -215,6 +154,8 @@ async def test_several_processes_publish_without_gaps(tmp_path: Path) -> None:
 async def test_several_processes_publish_without_gaps_while_all_are_killed(tmp_path: Path) -> None:
     task_id = (await created_task(tmp_path)).id
     publishers = [Publisher(tmp_path, task_id, 10_000) for _ in range(3)]
+    for publisher in publishers:
+        publisher.go()
     acknowledged: list[int] = []
     for publisher in publishers:
         acknowledged += [publisher.next_version() for _ in range(5)]
@@ -231,13 +172,13 @@ async def test_a_failing_write_is_a_typed_error_and_nothing_half_done_stays(
     tmp_path: Path, syscall: str, error: str
 ) -> None:
     task_id = (await created_task(tmp_path)).id
-    assert Publisher(tmp_path, task_id, fault=f"{syscall}:error={error}:when=1+").finish() == [
+    assert Publisher(tmp_path, task_id, fault=f"{syscall}:error={error}:when=1+").go().finish() == [
         "refused",
         "store_unavailable",
     ]
     assert await check_invariants(tmp_path, task_id) == 0
     assert temporary_files(tmp_path) == []
-    assert Publisher(tmp_path, task_id).finish() == ["1"]
+    assert Publisher(tmp_path, task_id).go().finish() == ["1"]
     assert await check_invariants(tmp_path, task_id) == 1
 
 

@@ -4,8 +4,6 @@ import asyncio
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -42,6 +40,7 @@ from tests.contract.artifact_store.builders import (
     record,
     store_on,
 )
+from tests.integration.artifact_store.publishers import Publisher
 from tests.support.servers import Mongo, MongoReplicaSet
 
 ROOT = Path(__file__).parents[3]
@@ -97,31 +96,6 @@ def failing(server: Mongo, mode: Any, commands: list[str], **data: Any) -> Itera
         yield fault
     finally:
         fault.count = server.admin("configureFailPoint", "failCommand", mode="off")["count"] - fault.before
-
-
-class Publisher:
-    """A process that publishes ``count`` versions."""
-
-    def __init__(self, url: str, task_id: TaskId, count: int) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.artifact_store.publisher", url, str(task_id), str(count)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def go(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-
-    def next_version(self) -> int:
-        assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
-
-    def finish(self) -> list[str]:
-        return self.process.communicate(timeout=120)[0].split()
 
 
 async def check_invariants(opened: MongoBackends, task_id: TaskId) -> int:

@@ -141,7 +141,7 @@ async def test_frames_are_bounded_in_items_and_bytes(sender: RememberingSender) 
 
 
 async def test_load_makes_frames_larger_instead_of_more(sender: RememberingSender) -> None:
-    engine = make_engine(sender, max_frames=2, slot_seconds=60)
+    engine = make_engine(sender, max_frames=2, slot_seconds=60, slot_seconds_an_item=60)
     caller = Caller(engine)
     for i in range(2):
         caller.submit(f"first-{i}")
@@ -153,6 +153,20 @@ async def test_load_makes_frames_larger_instead_of_more(sender: RememberingSende
     engine.on_part(0, part((0, b"1")))
     await one_turn()
     assert [len(g.items) for g in sender.frames[2].groups] == [50]
+
+
+async def test_what_fills_a_frame_waits_for_no_other(sender: RememberingSender) -> None:
+    caller = Caller(make_engine(sender, max_frames=1, slot_seconds=60, slot_seconds_an_item=60))
+    caller.submit("first")
+    await one_turn()
+    for i in range(MAX_FRAME_ITEMS - 1):
+        caller.submit(f"gathered-{i}")
+    await one_turn()
+    assert len(sender.frames) == 1
+    for i in range(3):
+        caller.submit(f"more-{i}")
+    await one_turn()
+    assert [sum(len(g.items) for g in frame.groups) for frame in sender.frames.values()] == [1, MAX_FRAME_ITEMS]
 
 
 async def test_an_unanswered_frame_stops_holding_others_back(sender: RememberingSender) -> None:

@@ -1,9 +1,10 @@
 """The execution engine: gathers executions of all tasks into frames for the executors, and hands out the answers.
 
 Batching adapts by itself. What arrives within one turn of the event loop leaves as one frame, so a request alone
-waits for nobody; when ``max_frames`` young frames are unanswered, what comes next is gathered until one is, so that
-load makes frames larger instead of queues longer. A frame stops counting after ``slot_seconds``: slow programs must
-not hold back others.
+waits for nobody; when ``max_frames`` young frames are unanswered, what comes next is gathered until one is, or until it
+fills a frame, so that load makes frames larger instead of queues longer. Slow programs must not hold back others, so a
+frame stops counting after a time that grows with its items, at most ``slot_seconds``: few items come from little load,
+and there is little to gather.
 
 Programs are pure, so an execution whose frame was lost (its executor died) is sent once more.
 """
@@ -31,7 +32,8 @@ from loopai_common.contracts.frames import (
 from loopai_common.errors import BusUnavailable, DeadlineExceeded, Internal, LoopaiError, NoExecutor, Overloaded
 from loopai_common.runtime.logging import get_logger
 
-_SLOT_SECONDS = 0.002
+_SLOT_SECONDS = 0.005
+_SLOT_SECONDS_AN_ITEM = 0.0002
 _SWEEP_SECONDS = 0.05
 _ITEM_OVERHEAD_BYTES = 96
 _NO_RESPONDERS_RETRY_SECONDS = 0.025
@@ -103,6 +105,7 @@ class ExecutionEngine:
         max_pending: int,
         max_frames: int,
         slot_seconds: float = _SLOT_SECONDS,
+        slot_seconds_an_item: float = _SLOT_SECONDS_AN_ITEM,
     ) -> None:
         self._sender = sender
         self._metrics = metrics
@@ -110,6 +113,7 @@ class ExecutionEngine:
         self._max_pending = max_pending
         self._max_frames = max_frames
         self._slot_seconds = slot_seconds
+        self._slot_seconds_an_item = slot_seconds_an_item
         self._queue: deque[Execution] = deque()
         self._frames: dict[int, _Frame] = {}
         self._next_frame_id = 0
@@ -206,7 +210,7 @@ class ExecutionEngine:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
-        while self._queue and self._slots_taken < self._max_frames:
+        while self._queue and (self._slots_taken < self._max_frames or len(self._queue) >= MAX_FRAME_ITEMS):
             self._send_next_frame()
 
     def _send_next_frame(self) -> None:
@@ -233,7 +237,8 @@ class ExecutionEngine:
         self._slots_taken += 1
         self._metrics.frames += 1
         self._metrics.frame_items += count
-        self._loop.call_later(self._slot_seconds, self._release, frame)
+        held = min(self._slot_seconds, count * self._slot_seconds_an_item)
+        self._loop.call_later(held, self._release, frame)
         if self._sweep_handle is None:
             self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
         self._sender.send(frame_id, payload, time.time() + patience)

@@ -321,7 +321,7 @@ class _Collector:
 
 
 class _FrameReply:
-    """Collects the answers to a frame and publishes together what comes within two milliseconds, or less for few."""
+    """Collects the answers to a frame and publishes together those of two milliseconds, of less where it is small."""
 
     def __init__(self, reply: str, publisher: PartPublisher, counts: Counts, deadline: float) -> None:
         self.deadline = deadline
@@ -331,6 +331,7 @@ class _FrameReply:
         self._executions = counts.executions["frame"]
         self._loop = asyncio.get_running_loop()
         self._groups: dict[Program | None, list[FrameAnswer]] = {}
+        self._items = 0
         self._left = 1  # for begun()
         self._bytes = 0
         self._due: asyncio.Handle | None = None
@@ -338,6 +339,7 @@ class _FrameReply:
 
     def expect(self, items: int) -> None:
         """So many answers will come."""
+        self._items += items
         self._left += items
 
     def begun(self) -> None:
@@ -368,14 +370,14 @@ class _FrameReply:
             self._schedule()
 
     def _schedule(self) -> None:
-        """A frame that is answered goes at once; what is ready of another one waits, longer where more may join it."""
+        """A frame that is answered goes at once; what is ready of another one waits, longer where it is large."""
         if self._left == 0:
             if self._due is not None:
                 self._due.cancel()
             self._publish()
             self._publisher.closed()
         elif self._due is None:
-            wait = min(_PART_SECONDS, self._left * _PART_SECONDS_AN_ITEM)
+            wait = min(_PART_SECONDS, self._items * _PART_SECONDS_AN_ITEM)
             self._due = self._loop.call_later(wait, self._flush)
 
     def _flush(self) -> None:

@@ -16,7 +16,7 @@ from tests.support.stack import LocalStack
 NAME = "many_programs"
 
 _COUNTS = (1, 100, 1000)
-_CONNECTIONS = 64
+_CONNECTIONS = (64, 256)
 _REQUESTS = 20_000
 _SETTLE_SECONDS = 30.0
 _QUIET = 0.1
@@ -30,21 +30,22 @@ def run(bench: Bench) -> Iterator[Measurement | Figure]:
         stack.terminate("generator-proxy")
         published: list[programs.Published] = []
         inner = Bench(stack, 0.0, bench.directory, bench.seconds, bench.connections)
-        found = []
+        found: dict[int, list[Measurement]] = {connections: [] for connections in _CONNECTIONS}
         for count in _COUNTS:
             codes = [programs.classifier(number) for number in range(len(published), count)]
             published += programs.publish(stack.nats_url, codes)
             system = inner.system(f"Loopai, {count} program{'s' * (count > 1)}", _traffic(published))
             wait_until_it_answers(system.target)
             _settle(system)
-            found.append(inner.measure(NAME, system, _CONNECTIONS))
-            yield found[-1]
-    one = found[0]
-    for count, measured in zip(_COUNTS[1:], found[1:], strict=True):
-        ratio = measured.total_cpu_us / one.total_cpu_us
-        yield Figure(NAME, f"CPU a request, {count} programs to one", ratio, "x", f"{_CONNECTIONS} connections, Zipf")
-        share = measured.load.requests_per_second / one.load.requests_per_second
-        yield Figure(NAME, f"throughput, {count} programs to one", share * 100, "%", f"{_CONNECTIONS} connections")
+            for connections, measured in found.items():
+                measured.append(inner.measure(NAME, system, connections))
+                yield measured[-1]
+    for connections, (one, *others) in found.items():
+        for count, many in zip(_COUNTS[1:], others, strict=True):
+            what = f"{count} programs to one, {connections} connections"
+            yield Figure(NAME, f"CPU a request, {what}", many.total_cpu_us / one.total_cpu_us, "x", "Zipf")
+            share = many.load.requests_per_second / one.load.requests_per_second
+            yield Figure(NAME, f"throughput, {what}", share * 100, "%", "Zipf")
 
 
 def _settle(system: System) -> None:

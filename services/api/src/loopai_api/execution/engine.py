@@ -33,7 +33,8 @@ from loopai_common.errors import BusUnavailable, DeadlineExceeded, Internal, Loo
 from loopai_common.runtime.logging import get_logger
 
 _SLOT_SECONDS = 0.005
-_SLOT_SECONDS_AN_ITEM = 0.0002
+_LEAST_SLOT_SECONDS = 0.001
+_SLOT_SECONDS_AN_ITEM = 0.0001
 _SWEEP_SECONDS = 0.05
 _ITEM_OVERHEAD_BYTES = 96
 _NO_RESPONDERS_RETRY_SECONDS = 0.025
@@ -237,7 +238,7 @@ class ExecutionEngine:
         self._slots_taken += 1
         self._metrics.frames += 1
         self._metrics.frame_items += count
-        held = min(self._slot_seconds, count * self._slot_seconds_an_item)
+        held = min(self._slot_seconds, _LEAST_SLOT_SECONDS + count * self._slot_seconds_an_item)
         self._loop.call_later(held, self._release, frame)
         if self._sweep_handle is None:
             self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)

@@ -266,6 +266,7 @@ def main(descriptor: int) -> NoReturn:
     """Runs the zygote on its control socket."""
     os.environ.clear()
     die_with_parent()
+    interrupt_nobody()
     control = socket.socket(fileno=descriptor)
     message = control.recv(MAX_MESSAGE)
     options = TO_ZYGOTE.decode(message) if message else None
@@ -291,6 +292,17 @@ def main(descriptor: int) -> NoReturn:
     gc.freeze()
     control.send(encode(Ready(namespaces, [*lockdown.missing, *(f"nothing keeps a worker from: {a}" for a in able)])))
     zygote.serve()
+
+
+def interrupt_nobody() -> None:
+    """Has the kernel schedule this process and its workers as batches (sched(7)): one that wakes up waits for its turn.
+
+    So a stranger's program interrupts no service, and the executor deals out a frame before the first of it is run. Where
+    something else was chosen for the process, or the kernel does not know this, nothing changes.
+    """
+    if sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def refuse(control: socket.socket, reason: str) -> NoReturn:

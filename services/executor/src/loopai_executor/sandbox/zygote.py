@@ -297,8 +297,8 @@ def main(descriptor: int) -> NoReturn:
 def interrupt_nobody() -> None:
     """Has the kernel schedule this process and its workers as batches (sched(7)): one that wakes up waits for its turn.
 
-    So a stranger's program interrupts no service, and the executor deals out a frame before the first of it is run. Where
-    something else was chosen for the process, or the kernel does not know this, nothing changes.
+    So a stranger's program interrupts no service, and the executor deals out a frame before the first of it is run.
+    Where something else was chosen for the process, or the kernel does not know this, nothing changes.
     """
     if sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:
         with contextlib.suppress(OSError):

@@ -36,20 +36,18 @@ def main(arguments: Sequence[str]) -> int:
         code = _pytest(*options, *arguments)
         report = results.read_text() if results.exists() else "<testsuites />"
     skipped = Counter(skips(report))
-    unstable = list(failures(report))
-    if code == _TESTS_FAILED and not arguments and len(unstable) <= _RUN_AGAIN:
+    failed = list(failures(report))
+    run_again = code == _TESTS_FAILED and not arguments and len(failed) <= _RUN_AGAIN
+    if run_again:
         code = _pytest("--last-failed", "--last-failed-no-failures", "none")
-    else:
-        unstable = []
     _coverage("combine", "--quiet")
     for unreadable in ROOT.glob(".coverage.*"):  # of processes that a test killed while they wrote it
         unreadable.unlink()
     covered = _coverage("report", "--skip-covered") == 0
     print(f"\n{time.monotonic() - started:.0f} s")
-    if unstable:
+    if run_again:
         print("\nFailed, and then run once more, alone (a test that passed then is unstable; mend it):")
-    for test in unstable:
-        print(f"  {test}")
+        print(*(f"  {test}" for test in failed), sep="\n")
     unexpected = 0
     if skipped:
         print(f"\nNot run ({skipped.total()}):")

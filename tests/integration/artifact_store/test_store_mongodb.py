@@ -43,7 +43,6 @@ from tests.contract.artifact_store.builders import (
 from tests.integration.artifact_store.publishers import Publisher
 from tests.support.servers import Mongo, MongoReplicaSet
 
-ROOT = Path(__file__).parents[3]
 PARAMETERS = {
     "enableTestCommands": 1,  # fail points
     "transactionLifetimeLimitSeconds": 1,  # what a client that died left open ends soon

@@ -39,7 +39,8 @@ from loopai_common.contracts.frames import (
     FramePart,
 )
 from loopai_executor.domain import Counts, Program
-from loopai_executor.sandbox.pool import Pool, PoolLimits
+from loopai_executor.sandbox.limits import PoolLimits
+from loopai_executor.sandbox.pool import Pool
 from loopai_executor.sandbox.protocol import LENGTH, LoadRequest, encode, frame
 from loopai_executor.sandbox.worker import Worker
 from loopai_executor.sandbox.zygote import preload
@@ -213,9 +214,9 @@ def worker() -> Iterator[Figure]:
     clock = ~pid << 3 | 2  # the clock of another process's CPU time: clock_getcpuclockid(3)
     try:
         reads, writes = from_worker[0], to_worker[1]
-        _ask(reads, writes, encode(LoadRequest(TINY, "run", _SCHEMA, {"enum": ["spam", "ham"]}, 5000, 1 << 20)))
+        _ask(reads, writes, encode(LoadRequest(0, TINY, "run", _SCHEMA, {"enum": ["spam", "ham"]}, 5000, 1 << 20)))
         for size in _BATCHES:
-            batch = encode([(1000, _INPUT)] * size)
+            batch = encode([(0, [(1000, _INPUT)] * size)])
             spent = []
             for _ in range(_ROUNDS):
                 started = time.clock_gettime(clock)

@@ -57,7 +57,7 @@ def publish_tiny(nats_url: str) -> Published:
     return connected(nats_url, work)
 
 
-def publish(nats_url: str, codes: Sequence[str]) -> list[Published]:
+def publish(nats_url: str, codes: Sequence[str], *, isolation: str = "call") -> list[Published]:
     """Creates a task for each program and activates it there; no generator may run, or it would add a version."""
 
     async def work(client: Client) -> list[Published]:
@@ -65,7 +65,7 @@ def publish(nats_url: str, codes: Sequence[str]) -> list[Published]:
 
         async def one(code: str) -> Published:
             async with gate:
-                return await publish_version(client, await _create(client), code, activate=True)
+                return await publish_version(client, await _create(client, isolation), code, activate=True)
 
         return list(await asyncio.gather(*map(one, codes)))
 
@@ -92,7 +92,7 @@ def connected(nats_url: str, work: Callable[[Client], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-async def _create(client: Client) -> str:
+async def _create(client: Client, isolation: str = "call") -> str:
     definition = {
         "name": f"bench-{uuid.uuid4().hex[:12]}",
         "description": "A program of the benchmark.",
@@ -100,6 +100,7 @@ async def _create(client: Client) -> str:
         "output_schema": {"enum": ["spam", "ham"]},
         "examples": [],
         "sampling_rate": 0,
+        "isolation": isolation,
     }
     return str((await _call(client, subjects.TASKS_CREATE, {"definition": definition}))["id"])
 

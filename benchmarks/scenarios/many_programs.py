@@ -1,4 +1,7 @@
-"""1, 100 and 1,000 programs under Zipf-distributed traffic over the whole path, in a stack of its own."""
+"""1, 100 and 1,000 programs under Zipf-distributed traffic over the whole path, in stacks of their own.
+
+Once with a process for each program, once with ``isolation: group``, where they share some.
+"""
 
 import json
 import random
@@ -16,6 +19,8 @@ from tests.support.stack import LocalStack
 NAME = "many_programs"
 
 _COUNTS = (1, 100, 1000)
+_ISOLATIONS = {"call": "", "group": " in a group"}
+"""What tasks ask for, and how it is called."""
 _CONNECTIONS = (64, 256)
 _REQUESTS = 20_000
 _SETTLE_SECONDS = 30.0
@@ -24,28 +29,35 @@ _QUIET = 0.1
 
 
 def run(bench: Bench) -> Iterator[Measurement | Figure]:
-    """Publishes 1, 100 and 1,000 programs, and calls them each time, the k-th with a share of 1/k."""
-    with LocalStack(bench.directory / "many") as stack:
-        # The programs are given; nobody shall learn a thousand more in the background.
-        stack.terminate("generator-proxy")
-        published: list[programs.Published] = []
-        inner = Bench(stack, 0.0, bench.directory, bench.seconds, bench.connections)
-        found: dict[int, list[Measurement]] = {connections: [] for connections in _CONNECTIONS}
-        for count in _COUNTS:
-            codes = [programs.classifier(number) for number in range(len(published), count)]
-            published += programs.publish(stack.nats_url, codes)
-            system = inner.system(f"Loopai, {count} program{'s' * (count > 1)}", _traffic(published))
-            wait_until_it_answers(system.target)
-            _settle(system)
-            for connections, measured in found.items():
-                measured.append(inner.measure(NAME, system, connections))
-                yield measured[-1]
-    for connections, (one, *others) in found.items():
-        for count, many in zip(_COUNTS[1:], others, strict=True):
-            what = f"{count} programs to one, {connections} connections"
-            yield Figure(NAME, f"CPU a request, {what}", many.total_cpu_us / one.total_cpu_us, "x", "Zipf")
-            share = many.load.requests_per_second / one.load.requests_per_second
-            yield Figure(NAME, f"throughput, {what}", share * 100, "%", "Zipf")
+    """Publishes programs and calls them, the k-th with a share of 1/k: each in a process of its own, then grouped."""
+    ones: dict[int, Measurement] = {}
+    for isolation, addition in _ISOLATIONS.items():
+        with LocalStack(bench.directory / f"many-{isolation}") as stack:
+            # The programs are given; nobody shall learn a thousand more in the background.
+            stack.terminate("generator-proxy")
+            inner = Bench(stack, 0.0, bench.directory, bench.seconds, bench.connections)
+            published: list[programs.Published] = []
+            for count in _COUNTS if not ones else _COUNTS[1:]:  # a program alone in a group is a program alone
+                codes = [programs.classifier(number) for number in range(len(published), count)]
+                published += programs.publish(stack.nats_url, codes, isolation=isolation)
+                what = f"{count} program{'s' * (count > 1)}{addition}"
+                system = inner.system(f"Loopai, {what}", _traffic(published))
+                wait_until_it_answers(system.target)
+                _settle(system)
+                for connections in _CONNECTIONS:
+                    measured = inner.measure(NAME, system, connections)
+                    yield measured
+                    if count == 1:
+                        ones[connections] = measured
+                    else:
+                        yield from _compared(what, connections, measured, ones[connections])
+
+
+def _compared(what: str, connections: int, many: Measurement, one: Measurement) -> Iterator[Figure]:
+    name = f"{what} to one, {connections} connections"
+    yield Figure(NAME, f"CPU a request, {name}", many.total_cpu_us / one.total_cpu_us, "x", "Zipf")
+    share = many.load.requests_per_second / one.load.requests_per_second
+    yield Figure(NAME, f"throughput, {name}", share * 100, "%", "Zipf")
 
 
 def _settle(system: System) -> None:

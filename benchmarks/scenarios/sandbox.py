@@ -16,7 +16,8 @@ from loopai_client import demo
 from loopai_common.contracts.frames import AnswerKind
 from loopai_common.contracts.tasks import Isolation
 from loopai_executor.domain import MAX_BATCH, Job, Program
-from loopai_executor.sandbox.pool import Pool, load
+from loopai_executor.sandbox.loading import load
+from loopai_executor.sandbox.pool import Pool
 from tests.support.sandbox import LIMITS, PATIENCE_SECONDS, program, started_pool
 
 NAME = "sandbox"
@@ -37,7 +38,7 @@ async def _measure() -> list[Figure]:
             started = time.perf_counter()
             worker = await pool._fork()
             forked = time.perf_counter()
-            answer = await load(worker, program(programs.classifier(number)), LIMITS)
+            answer = await load(worker, 0, program(programs.classifier(number)), LIMITS)
             loads.append((time.perf_counter() - forked) * 1000)
             forks.append((forked - started) * 1000)
             worker.kill()

@@ -186,6 +186,19 @@ async def test_both_lanes_answer_every_key_alike(
     assert denied.json()["code"] == "insufficient_scope", "whether it exists is not this key's to know"
 
 
+async def test_a_key_for_some_tasks_cannot_have_their_programs_share_a_process_with_others(
+    http: httpx.AsyncClient, keys: Keys, echo: dict[str, Any]
+) -> None:
+    limited, unlimited = keys.add(Scope.TASKS_WRITE, tasks=[echo["id"]]), keys.add(Scope.TASKS_WRITE)
+    await eventually(lambda: _is_known(http, unlimited))
+    path = f"{V1}/tasks/{echo['id']}"
+    denied = await http.patch(path, json={"isolation": "group"}, headers=bearer(limited))
+    assert (denied.status_code, denied.json()["code"]) == (403, "insufficient_scope")
+    for key, isolation in ((limited, "process"), (unlimited, "group"), (limited, "call")):
+        changed = await http.patch(path, json={"isolation": isolation}, headers=bearer(key))
+        assert (changed.status_code, changed.json()["isolation"]) == (200, isolation)
+
+
 async def _is_known(http: httpx.AsyncClient, key: str) -> bool:
     response = await http.get(f"{V1}/tasks/nobody", headers=bearer(key))
     return response.json()["code"] not in {"invalid_api_key", "missing_api_key"}

@@ -17,7 +17,8 @@ from loopai_common.contracts.execution import ExecutionError
 from loopai_common.contracts.failure import Failure
 from loopai_common.contracts.frames import AnswerKind
 from loopai_executor.domain import Counts, Job, Program
-from loopai_executor.sandbox.pool import Pool, PoolLimits
+from loopai_executor.sandbox.limits import PoolLimits
+from loopai_executor.sandbox.pool import Pool
 from loopai_executor.sandbox.process import Ticker, WorkerProcess, death_of
 from loopai_executor.sandbox.protocol import frame
 from tests.fuzz.invariants import Choices, Stage, require

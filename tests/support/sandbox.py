@@ -10,7 +10,8 @@ import msgspec
 
 from loopai_common.contracts.frames import AnswerKind
 from loopai_executor.domain import Counts, Job, Program
-from loopai_executor.sandbox.pool import Pool, PoolLimits
+from loopai_executor.sandbox.limits import PoolLimits
+from loopai_executor.sandbox.pool import Pool
 
 PATIENCE_SECONDS = 30.0
 """Longer than anything takes on a busy machine; reached only when something hangs."""

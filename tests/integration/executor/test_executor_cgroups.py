@@ -116,7 +116,7 @@ async def test_worker_that_somebody_kills_has_not_hit_its_memory_limit() -> None
         loops = program("def run(x):\n    while x: pass\n    return x\n")
         await run(pool, loops, [0])
         sink = submit(pool, loops, [1], timeout_ms=60_000)
-        worker = pool._lanes[loops.key]._worker
+        worker = pool._residents[loops.key].lane.worker
         assert worker is not None
         worker.resident_bytes()
         assert worker._host_pid

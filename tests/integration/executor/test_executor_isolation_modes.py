@@ -32,7 +32,7 @@ def _outputs(answers: list[tuple[int, int]]) -> list[int]:
 
 def _worker_of(pool: Pool, task: str = "task") -> int:
     """The process that the program is loaded in, as the kernel numbers it; 0 while there is none."""
-    worker = pool._lanes[task, 1]._worker
+    worker = pool._residents[task, 1].lane.worker
     if worker is None:
         return 0
     worker.resident_bytes()

@@ -327,7 +327,7 @@ async def test_output_that_nobody_asked_for_ends_the_worker(pool: Pool) -> None:
 
 
 def _alive(pool: Pool) -> bool:
-    return any(lane._worker is not None and lane._worker.alive for lane in pool._lanes.values())
+    return any(lane.worker is not None and lane.worker.alive for lane in pool._lanes)
 
 
 # Processes and descriptors.
@@ -394,10 +394,10 @@ def run(x):
     return found
 """
     assert await run(pool, program(code), [1]) == [(SUCCESS, [])]
-    lane = pool._lanes["task", 1]
-    assert lane._worker is not None
-    lane._worker.resident_bytes()
-    descriptors = os.listdir(f"/proc/{lane._worker._host_pid}/fd") if os.geteuid() == 0 else ["0", "1"]
+    lane = pool._residents["task", 1].lane
+    assert lane.worker is not None
+    lane.worker.resident_bytes()
+    descriptors = os.listdir(f"/proc/{lane.worker._host_pid}/fd") if os.geteuid() == 0 else ["0", "1"]
     assert sorted(descriptors) == ["0", "1"]
 
 

@@ -104,6 +104,7 @@ class Guard:
             raise _out_of_scope(access)
         if principal.tasks is not None and not await self._includes(principal, scope["path_params"]):
             raise _other_task()
+        request.state.all_tasks = principal.tasks is None
 
     def admit_execution(self, credential: bytes | None, task: str) -> bool:
         """Lets an execute request of the fast lane in; ``False`` when only :meth:`admit` can tell whether it may."""
@@ -176,6 +177,12 @@ class Guard:
             self._tasks.clear()
         self._tasks[task] = known
         return not principal.tasks.isdisjoint(known)
+
+
+def require_all_tasks(request: Request, what: str) -> None:
+    """Raises :class:`InsufficientScope` for a key that is limited to tasks: ``what`` concerns others too."""
+    if not request.state.all_tasks:
+        raise InsufficientScope(f"{what} needs a key that is not limited to tasks")
 
 
 def credential_in(headers: Headers) -> bytes | None:

@@ -101,6 +101,11 @@ class DeathCounter:
     _count: float = 0.0
     _at: float = 0.0
 
+    @property
+    def remembers(self) -> bool:
+        """Whether there ever was one."""
+        return self._count > 0
+
     def record(self, now: float) -> None:
         """Counts a death at ``now`` (seconds of any monotonic clock)."""
         self._count = self._decayed(now) + 1

@@ -24,7 +24,8 @@ from loopai_executor.domain import Counts
 from loopai_executor.metrics import HIGHEST, ExecutorMetrics
 from loopai_executor.recording import Recorder
 from loopai_executor.sandbox.cgroups import GroupLimits, sandbox_group
-from loopai_executor.sandbox.pool import Pool, PoolLimits, verify_sandbox
+from loopai_executor.sandbox.limits import PoolLimits
+from loopai_executor.sandbox.pool import Pool, verify_sandbox
 from loopai_executor.service import ExecutionService
 from loopai_executor.settings import ExecutorSettings
 

@@ -29,12 +29,17 @@ class Isolation(StrEnum):
 
     ``call``: a worker process, with module globals that are fresh for every call. ``process``: nothing, a fresh worker
     for every batch. ``none``: a worker process and its module globals; for programs that are known to keep no state.
-    Programs of two tasks never share a process, whatever is chosen.
+    Programs of two tasks never share a process under these.
+
+    ``group``: as ``call``, but the worker process is shared with other tasks that say ``group`` too, of the same owner:
+    whoever runs this installation. Cheaper where many programs have little to do each. A program can see and change
+    what the others in its process do, and slow down or end all of them: trust each one with the inputs of all.
     """
 
     CALL = "call"
     PROCESS = "process"
     NONE = "none"
+    GROUP = "group"
 
 
 class Comparison(StrEnum):

@@ -13,8 +13,9 @@ from loopai_api.openapi import header_references, json_body
 from loopai_api.references import task_reference
 from loopai_api.routes.headers import ETAG, IDEMPOTENCY_KEY, IF_MATCH, idempotency_key
 from loopai_api.routes.tasks import json_response, task_response
+from loopai_api.security import require_all_tasks
 from loopai_common.contracts.generation import StartGeneration
-from loopai_common.contracts.tasks import UpdateTask
+from loopai_common.contracts.tasks import Isolation, UpdateTask
 
 
 def change_routes(prefix: str, store: StoreClient) -> APIRouter:
@@ -33,11 +34,14 @@ def change_routes(prefix: str, store: StoreClient) -> APIRouter:
     )
     async def update_task(task: str, request: Request) -> Response:
         """Changes the fields that the body names; `examples` are added to those there are. Send the `ETag` that you
-        read as `If-Match`, so that nobody else's change is overwritten unseen.
+        read as `If-Match`, so that nobody else's change is overwritten unseen. A key that is limited to tasks may not
+        choose `isolation: group`, as its program would share a process with those of other tasks.
         """
         reference, expected = task_reference(task), expected_revisions(request)
         value = await read_json_object(request, MAX_TASK_BYTES)
         changes = await run_in_threadpool(parsed, UpdateTaskRequest, value)
+        if changes.isolation is Isolation.GROUP:
+            require_all_tasks(request, "isolation 'group'")
         command = UpdateTask(task=reference, changes=changes, expected_revisions=expected)
         return task_response(await store.update_task(command))
 

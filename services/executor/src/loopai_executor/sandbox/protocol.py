@@ -1,10 +1,10 @@
 """What the executor, its zygote and its workers say to each other.
 
-Between executor and worker: two pipes, each carrying frames of a little-endian ``u32`` length and a JSON array.
+Between executor and worker: two pipes, each carrying frames of a little-endian ``u32`` length and a JSON value.
 
-* The first frame to a worker is a :class:`LoadRequest`, answered like a batch of one.
-* Every other one is a batch: ``[[timeout_ms, input], …]``. Its answers come back in order, ``[[kind, payload], …]``, in
-  one frame or in several: a worker sends what is ready at each tick.
+* A :class:`LoadRequest` is an object, and is answered like a batch of one. The first frame to a worker is one.
+* A batch is an array, ``[[program, [[timeout_ms, input], …]], …]``. Its answers come back in order,
+  ``[[kind, payload], …]``, in one frame or in several: a worker sends what is ready at each tick.
 
 Between executor and zygote: a SEQPACKET socket, one message a packet. The executor distrusts workers; the zygote and
 the executor trust each other, and the zygote never reads a worker's bytes.
@@ -37,9 +37,10 @@ ANSWERS: Final[msgspec.json.Decoder[list[Answer]]] = msgspec.json.Decoder(list[t
 NO_PAYLOAD: Final = msgspec.Raw(b"null")
 
 
-class LoadRequest(msgspec.Struct, array_like=True, frozen=True):
-    """A program, for a worker that has none yet."""
+class LoadRequest(msgspec.Struct, frozen=True):
+    """A program, and the number that batches name it by."""
 
+    program: int
     code: str
     entry_point: str
     input_schema: Any

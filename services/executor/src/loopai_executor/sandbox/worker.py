@@ -1,4 +1,4 @@
-"""The locked loop: one program, batches of inputs in, answers out. Everything here runs beside the attacker.
+"""The locked loop: programs and batches of inputs in, answers out. Everything here runs beside the attacker.
 
 Nothing the loop does protects anybody else (the kernel does that, and the executor, which distrusts every answer);
 it only makes ordinary failures of ordinary programs into clean answers.
@@ -39,8 +39,6 @@ from loopai_executor.sandbox.protocol import (
 _READ_BYTES: Final = 1 << 14
 _PLAIN_TYPES: Final = frozenset({str, int, float, bool, type(None)})
 _SUCCESS: Final = int(AnswerKind.SUCCESS)
-
-EXIT_NOT_LOADED: Final = 3
 
 Validator = jsonschema_rs.Draft202012Validator
 
@@ -95,16 +93,48 @@ class Clock:
             raise _OutOfTime
 
 
+class LoadedProgram:
+    """A program with its schemas, ready to be called. Making one executes its module, and raises what that raises."""
+
+    def __init__(self, request: LoadRequest) -> None:
+        code = compile(request.code, f"<{MODULE_NAME}>", "exec", dont_inherit=True)
+        self._input_schema = _validator(request.input_schema)
+        self._output_schema = _validator(request.output_schema)
+        self._output_bytes = request.output_bytes
+        self._takes_text = request.entry_point == "classify"
+        kind = IsolatedProgram if request.fresh_globals else SharingProgram
+        self._entry = kind(code, request.entry_point).entry
+
+    def call(self, value: Any) -> Answer:
+        """What the program makes of ``value``, checked; raises what the program raises, and :class:`_NotJson`."""
+        if self._input_schema is not None and not self._input_schema.is_valid(value):
+            return _input_refused(self._input_schema, value)
+        if self._takes_text and type(value) is dict and "text" in value:
+            value = value["text"]
+        # A context of its own for each call: what one does to the context of decimal, the next does not see.
+        output = Context().run(self._entry(), value)
+        text = _encode(output)
+        if len(text) > self._output_bytes:
+            return failure(AnswerKind.ERROR, "limit_output", f"the output is larger than {self._output_bytes} bytes")
+        if self._output_schema is not None:
+            plain = _plain(output, text)
+            if not self._output_schema.is_valid(plain):
+                return _output_refused(self._output_schema, plain)
+        return _SUCCESS, msgspec.Raw(text)
+
+
 class Worker:
     """One worker's state; :meth:`run` never returns."""
 
     def __init__(self) -> None:
         self._clock = Clock(self._flush)
+        self._programs: dict[int, LoadedProgram] = {}
         self._ready: list[Answer] = []
         self._ready_bytes = 0
         self._flushing = False
-        self._decode = msgspec.json.Decoder(list[tuple[int, Any]]).decode
-        self._decode_slices = msgspec.json.Decoder(list[tuple[int, msgspec.Raw]]).decode
+        self._decode = msgspec.json.Decoder(list[tuple[int, list[tuple[int, Any]]]]).decode
+        self._decode_slices = msgspec.json.Decoder(list[tuple[int, list[tuple[int, msgspec.Raw]]]]).decode
+        self._decode_load = msgspec.json.Decoder(LoadRequest).decode
         self._clock.install()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
@@ -115,49 +145,45 @@ class Worker:
         sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = _Sink()  # type: ignore[assignment,misc]  # enough of a text file for print
 
     def run(self) -> None:
-        """Loads the program that the first frame holds, then answers batches until the executor hangs up."""
-        request = msgspec.json.decode(_receive(), type=LoadRequest)
+        """Loads the programs and answers the batches that come, until the executor hangs up."""
         gc.enable()
+        while True:
+            payload = _receive()
+            if payload.startswith(b"{"):
+                self._load(self._decode_load(payload))
+            else:
+                self._batch(payload)
+
+    def _load(self, request: LoadRequest) -> None:
         clock = self._clock
         try:
             clock.until = monotonic() + request.timeout_ms / 1000
-            self._load(request)
+            self._programs[request.program] = LoadedProgram(request)
             clock.until = None
             answer = success()
         except BaseException as error:  # noqa: BLE001  # a stranger's module may raise anything; all of it is an answer
             clock.until = None
             answer = _load_failure(error)
         _send([answer])
-        if answer[0] != AnswerKind.SUCCESS:
-            os._exit(EXIT_NOT_LOADED)
-        while True:
-            self._batch(_receive())
-
-    def _load(self, request: LoadRequest) -> None:
-        code = compile(request.code, f"<{MODULE_NAME}>", "exec", dont_inherit=True)
-        self._input_schema = _validator(request.input_schema)
-        self._output_schema = _validator(request.output_schema)
-        self._output_bytes = request.output_bytes
-        self._takes_text = request.entry_point == "classify"
-        kind = IsolatedProgram if request.fresh_globals else SharingProgram
-        self._program = kind(code, request.entry_point)
 
     def _batch(self, payload: bytes) -> None:
-        items: list[tuple[int, Any]]
+        runs: Sequence[tuple[int, Sequence[tuple[int, Any]]]]
         clock, call = self._clock, self._call
         try:
-            items = self._decode(payload)
+            runs = self._decode(payload)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            items = list(self._decode_slices(payload))
+            runs = self._decode_slices(payload)
             call = self._call_slice
         clock.ticked = False
-        for timeout_ms, value in items:
-            answer = call(timeout_ms, value)
-            self._ready.append(answer)
-            self._ready_bytes += len(answer[1])
-            if clock.ticked or self._ready_bytes > FLUSH_BYTES:
-                clock.ticked = False
-                self._flush()
+        for number, items in runs:
+            program = self._programs[number]
+            for timeout_ms, value in items:
+                answer = call(program, timeout_ms, value)
+                self._ready.append(answer)
+                self._ready_bytes += len(answer[1])
+                if clock.ticked or self._ready_bytes > FLUSH_BYTES:
+                    clock.ticked = False
+                    self._flush()
         if sys.gettrace() is not None or sys.getprofile() is not None:
             sys.settrace(None)
             sys.setprofile(None)
@@ -172,53 +198,37 @@ class Worker:
         _send(ready)
         self._flushing = False
 
-    def _call_slice(self, timeout_ms: int, value: Any) -> Answer:
+    def _call_slice(self, program: LoadedProgram, timeout_ms: int, value: Any) -> Answer:
         """As :meth:`_call`, for a batch of which some input does not decode."""
         try:
             decoded = msgspec.json.decode(value)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return _refused("malformed_json", "the input is not JSON that a program can be given", [])
-        return self._call(timeout_ms, decoded)
+        return self._call(program, timeout_ms, decoded)
 
-    def _call(self, timeout_ms: int, value: Any) -> Answer:
+    def _call(self, program: LoadedProgram, timeout_ms: int, value: Any) -> Answer:
         clock = self._clock
         try:
             # The clock runs for the checks too: a schema is as untrusted as a program.
             clock.until = monotonic() + timeout_ms / 1000
-            answer = self._checked_call(value)
+            answer = program.call(value)
             clock.until = None
         except BaseException as error:  # noqa: BLE001  # a stranger's function may raise anything; all of it is an answer
             clock.until = None
             return _call_failure(error)
         return answer
 
-    def _checked_call(self, value: Any) -> Answer:
-        if self._input_schema is not None and not self._input_schema.is_valid(value):
-            return self._input_refused(self._input_schema, value)
-        if self._takes_text and type(value) is dict and "text" in value:
-            value = value["text"]
-        # A context of its own for each call: what one does to the context of decimal, the next does not see.
-        output = Context().run(self._program.entry(), value)
-        text = _encode(output)
-        if len(text) > self._output_bytes:
-            return failure(AnswerKind.ERROR, "limit_output", f"the output is larger than {self._output_bytes} bytes")
-        if self._output_schema is not None:
-            plain = _plain(output, text)
-            if not self._output_schema.is_valid(plain):
-                return self._output_refused(self._output_schema, plain)
-        return _SUCCESS, msgspec.Raw(text)
 
-    @staticmethod
-    def _input_refused(validator: Validator, value: Any) -> Answer:
-        found = instance_violations(validator, value, "input")
-        details = [{"field": v.field, "message": v.message, "code": v.code} for v in found]
-        return _refused("input_schema_violation", "the input does not satisfy the task's input schema", details)
+def _input_refused(validator: Validator, value: Any) -> Answer:
+    found = instance_violations(validator, value, "input")
+    details = [{"field": v.field, "message": v.message, "code": v.code} for v in found]
+    return _refused("input_schema_violation", "the input does not satisfy the task's input schema", details)
 
-    @staticmethod
-    def _output_refused(validator: Validator, value: Any) -> Answer:
-        found = instance_violations(validator, value, "output", limit=1)
-        where = f"{found[0].field} {found[0].message}" if found else "output does not satisfy the schema"
-        return failure(AnswerKind.ERROR, "output_schema_violation", where)
+
+def _output_refused(validator: Validator, value: Any) -> Answer:
+    found = instance_violations(validator, value, "output", limit=1)
+    where = f"{found[0].field} {found[0].message}" if found else "output does not satisfy the schema"
+    return failure(AnswerKind.ERROR, "output_schema_violation", where)
 
 
 def _encode(output: Any) -> bytes:

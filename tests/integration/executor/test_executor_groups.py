@@ -187,7 +187,7 @@ async def test_worn_worker_is_replaced_behind_its_members(pool: Pool, monkeypatc
     idle = member(99)
     pool.warm(idle)
     await eventually(lambda: pool._residents[idle.key].loaded)
-    monkeypatch.setattr(lanes, "_MAX_CALLS", 1)
+    monkeypatch.setattr(lanes, "_MAX_CALLS", 0)
 
     async def replaced() -> bool:
         for number, answers in enumerate(await answered([submit(pool, target, [1]) for target in members])):
@@ -211,7 +211,7 @@ async def test_replacement_that_a_member_spoils_is_done_without(pool: Pool, monk
     first = worker_of(pool, other)
     while loop.time() < float(trap.code.split("> ")[1].split(":")[0]):
         await asyncio.sleep(0.05)
-    monkeypatch.setattr(lanes, "_MAX_CALLS", 1)
+    monkeypatch.setattr(lanes, "_MAX_CALLS", 0)
     async with asyncio.timeout(PATIENCE_SECONDS):
         while (await run(pool, other, [7])) == [(SUCCESS, [1, 7])] and worker_of(pool, other) == first:
             await asyncio.sleep(0.01)
@@ -222,13 +222,25 @@ async def test_pool_that_stops_ends_what_was_to_replace_a_worker(monkeypatch: py
     async with started_pool() as pool:
         target = member(0)
         await run(pool, target, [0])
-        monkeypatch.setattr(lanes, "_MAX_CALLS", 1)
+        monkeypatch.setattr(lanes, "_MAX_CALLS", 0)
         submit(pool, target, [1])
         await asyncio.sleep(0)
         zygote = pool._zygote
         assert zygote is not None
         pid = zygote.pid
     await eventually(lambda: not _is_there(pid))
+
+
+@pytest.mark.parametrize("isolation", [Isolation.CALL, Isolation.GROUP])
+async def test_pool_that_stops_refuses_what_runs_and_starts_nothing_for_it(isolation: Isolation) -> None:
+    async with started_pool() as pool:
+        target = program(LOOPS, isolation=isolation)
+        await run(pool, target, [0])
+        sink = submit(pool, target, ["loop", 1], timeout_ms=30_000)
+        await asyncio.sleep(0.1)
+    assert [(kind, payload["code"]) for kind, payload in sink.answers] == [(AnswerKind.REFUSED, "shutting_down")] * 2
+    assert not pool._tasks
+    assert pool.queued == 0
 
 
 def _is_there(pid: int) -> bool:

@@ -44,6 +44,14 @@ def test_after_a_quarantine_few_deaths_are_enough_for_the_next() -> None:
     assert deaths.blocks(61.0)
 
 
+def test_deaths_matter_for_some_minutes() -> None:
+    deaths = DeathCounter()
+    assert not deaths.matter(0.0)
+    deaths.record(0.0)
+    assert deaths.matter(120.0)
+    assert not deaths.matter(300.0)
+
+
 def test_durations_of_a_batch_count_for_each_item() -> None:
     counts = Counts()
     counts.ran(64, 64 * 0.00005)

@@ -20,6 +20,7 @@ LANES: Final = ("frame", "request")
 
 DURATION_BUCKETS: Final = (0.00001, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 60.0)
 _SHARE_BYTES: Final = 4
+_LITTLE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,10 +102,9 @@ class DeathCounter:
     _count: float = 0.0
     _at: float = 0.0
 
-    @property
-    def remembers(self) -> bool:
-        """Whether there ever was one."""
-        return self._count > 0
+    def matter(self, now: float) -> bool:
+        """Whether the deaths so far would make a difference to the next one."""
+        return self._decayed(now) > _LITTLE
 
     def record(self, now: float) -> None:
         """Counts a death at ``now`` (seconds of any monotonic clock)."""

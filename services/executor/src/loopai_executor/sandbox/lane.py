@@ -138,6 +138,7 @@ class Lane:
         self._loading: Task[None] | None = None
         self._replacing: Task[_Replacement | None] | None = None
         self._pump_is_due = False
+        self._closed = False
         self._numbers = 0
         self._crowded = False
         self._unblamed_deaths = 0
@@ -191,7 +192,9 @@ class Lane:
 
     def pump(self) -> None:
         """Sends the next batch when the worker is free, or has loaded first what that batch needs."""
-        if self._batch or self._loading is not None or not (self._queue or self._suspects or self._wanted):
+        if self._batch or self._loading is not None or self._closed:
+            return
+        if not (self._queue or self._suspects or self._wanted):
             return
         worker = self.worker
         if worker is not None and (not worker.alive or self._replacing is not None or self._worn(worker)):
@@ -205,6 +208,7 @@ class Lane:
 
     def close(self, error: LoopaiError) -> None:
         """Ends the worker; what is queued is refused with ``error``."""
+        self._closed = True
         if self._loading is not None:
             self._loading.cancel()
         if self._replacing is not None:
@@ -226,7 +230,7 @@ class Lane:
 
     def _worn(self, worker: WorkerProcess) -> bool:
         now = time.monotonic()
-        if worker.served >= _MAX_CALLS or now - worker.born > _MAX_AGE_SECONDS:
+        if worker.served >= _MAX_CALLS * len(self.residents) or now - worker.born > _MAX_AGE_SECONDS:
             return True
         if not self.shared and self._isolation is not self.residents[0].program.isolation:
             return True
@@ -290,8 +294,9 @@ class Lane:
         self._wanted |= dict.fromkeys(resident for resident, _ in (*self._suspects, *self._queue))
         self._wanted = {resident: None for resident in self._wanted if not resident.loaded}
         if self.shared:
+            now = self._pool.clock()
             for resident in list(self.residents):
-                if not (resident.loaded or resident in self._wanted or resident.deaths.remembers):
+                if not (resident.loaded or resident in self._wanted or resident.deaths.matter(now)):
                     self._leave(resident)
 
     def _leave(self, resident: Resident) -> None:

@@ -9,6 +9,7 @@ from tests.fuzz.invariants import require
 SEEDS = (
     b'{"input": {"text": "free entry", "n": [1, -2.5e3, true, null]}}',
     b'{"a": 1, "a": 2}',
+    rb'{"a": 1, "a": "\u003a"}',
     b'{"a" : {"b":":", "\\u0061": "\\ud83d\\ude00"}}',
     rb'"\ud800"',
     rb'{"a\":":1,"a\"":2}',
@@ -25,6 +26,7 @@ DICTIONARY = (
     b'":',
     b'" :',
     b"\\u",
+    b"\\u003a",
     b"\\ud800",
     b"NaN",
     b"1e999",

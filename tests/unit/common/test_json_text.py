@@ -26,6 +26,8 @@ from loopai_common.errors import MalformedJson
         (b'{"a": 1e999}', "out of range"),
         (b'{"a": 1, "a": 2}', "same key twice"),
         (b'{"a": {"b": 1, "b": 1}}', "same key twice"),
+        (rb'{"a": 1, "a": "\u003a"}', "same key twice"),
+        (rb'{"a": ":", "a": "\u003A:"}', "same key twice"),
         (b"[" * 100_000, "nested too deeply"),
         (b"9" * 5_000, "too many digits"),
         (rb'"\ud800"', "lone surrogate"),

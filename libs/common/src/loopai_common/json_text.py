@@ -7,27 +7,29 @@ integers of thousands of digits, nesting that exhausts the stack, and anything a
 import json
 import math
 import re
-from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import msgspec
 
 from loopai_common.errors import MalformedJson
 
-_SPACED_KEY = re.compile(rb'"[ \t\r\n]+:')
+_BACKSLASH = ord("\\")  # looking for one character is much faster than for two
+_ESCAPED_COLON = rb"\u003"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def check(data: bytes) -> None:
     """Raises what :func:`loads` would raise. Several times faster for usual text, because it decodes without hooks.
 
-    msgspec refuses everything but duplicate keys and text after an odd encoding. An object without duplicates has as
-    many keys as its text has ``":``; where whitespace or quoted text make that count unsure, :func:`loads` decides.
-    A colon in quoted text costs a search for whitespace before the others.
+    msgspec refuses everything but duplicate keys and text after an odd encoding. When the value is written again, a key
+    that came twice is lost, and its colon with it; so there was none if there are as many colons as before. Where an
+    escape may have become a colon meanwhile, :func:`loads` decides.
     """
     try:
-        colons = data.count(b'":')
-        sure = colons == _count_keys(_decode(data)) and (colons == data.count(b":") or _SPACED_KEY.search(data) is None)
+        again = _encode(_decode(data))
+        sure = again == data or (
+            again.count(b":") == data.count(b":") and (_BACKSLASH not in data or _ESCAPED_COLON not in data)
+        )
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         sure = False
     if not sure:
@@ -56,20 +58,6 @@ def loads(data: bytes) -> Any:
     return value
 
 
-def _count_keys(value: Any) -> int:
-    children: Iterable[Any]
-    if type(value) is dict:
-        count, children = len(value), value.values()
-    elif type(value) is list:
-        count, children = 0, value
-    else:
-        return 0
-    for child in children:
-        if type(child) is dict or type(child) is list:
-            count += _count_keys(child)
-    return count
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
@@ -90,3 +78,4 @@ def _refuse_constant(_: str) -> NoReturn:
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse_constant)
 _decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode

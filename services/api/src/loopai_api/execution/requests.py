@@ -1,5 +1,7 @@
 """The body of an execute request: decoded once, its ``input`` kept as the bytes that came."""
 
+from typing import Annotated
+
 import msgspec
 import pydantic
 
@@ -20,9 +22,9 @@ class ExecuteBody(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """As :class:`~loopai_api.models.ExecuteRequestV2`, with the input's own bytes."""
 
     input: msgspec.Raw
-    version: int | None = None
+    version: Annotated[int, msgspec.Meta(ge=1, le=MAX_VERSION)] | None = None
     force_validation: bool = False
-    timeout_ms: int | None = None
+    timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=MAX_TIMEOUT_MS)] | None = None
 
 
 class ExecuteBodyOfV1(ExecuteBody, forbid_unknown_fields=True, gc=False):
@@ -46,8 +48,6 @@ def parse_execute(body: bytes, task: str) -> ExecuteBodyOfV1:
     except _UNREADABLE:
         raise _explain(body, ExecuteRequest) from None
     json_text.check(body)  # what msgspec lets through: duplicate keys, lone surrogates, numbers out of range
-    if _breaks_rules(request):
-        raise _explain(body, ExecuteRequest)
     if request.task_id is not None and task_id_or_none(task) is not None and request.task_id != task:
         raise TaskIdMismatch("the body's task_id is not the task of the path; leave it out, or correct it")
     return request
@@ -60,13 +60,11 @@ def parse_execute_v2(body: bytes, _task: str) -> ExecuteBody:
     except _UNREADABLE:
         raise _explain(body, ExecuteRequestV2) from None
     json_text.check(body)
-    if _breaks_rules(request):
-        raise _explain(body, ExecuteRequestV2)
     return request
 
 
 def frame_item(
-    request: ExecuteBody, default_timeout_ms: int, *, execution_id: str, sent: str | None, traceparent: str = ""
+    request: ExecuteBody, default_timeout_ms: int, execution_id: str, sent: str | None, traceparent: str = ""
 ) -> FrameItem:
     """The item for a request. ``sent`` is the caller's own correlation id; without one the execution's id is it.
 
@@ -79,12 +77,6 @@ def frame_item(
         FORCE_VALIDATION if request.force_validation else 0,
         request.input,
         traceparent,
-    )
-
-
-def _breaks_rules(request: ExecuteBody) -> bool:
-    return (request.version is not None and not 1 <= request.version <= MAX_VERSION) or (
-        request.timeout_ms is not None and not 1 <= request.timeout_ms <= MAX_TIMEOUT_MS
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from benchmarks.bench import Bench, Figure
-from loopai_api.execution.rendering import render_execution
+from loopai_api.execution.rendering import Origin, render_execution
 from loopai_api.execution.requests import parse_execute
 from loopai_common import json_text
 from loopai_common.contracts.frames import (
@@ -37,12 +37,12 @@ def run(bench: Bench) -> Iterator[Figure]:
     encode = msgspec.json.Encoder().encode
     frame_bytes, part_bytes = encode(frame), encode(part)
     decode_frame, decode_part = msgspec.json.Decoder(Frame).decode, msgspec.json.Decoder(FramePart).decode
-    item, group, answer = frame.groups[0].items[0], part.groups[0], answers[0]
+    item, origin, answer = frame.groups[0].items[0], Origin(part.groups[0]), answers[0]
     measured: list[tuple[str, Callable[[], object], int]] = [
         ("parse_execute", lambda: parse_execute(_BODY, _ID), 1),
         ("json_text.check", lambda: json_text.check(_BODY), 1),
         ("json_text.loads", lambda: json_text.loads(_BODY), 1),
-        ("render_execution", lambda: render_execution(item, group, answer, "spam"), 1),
+        ("render_execution", lambda: render_execution(item, origin, answer, "spam"), 1),
         ("encode a frame", lambda: encode(frame), _ITEMS),
         ("decode a frame", lambda: decode_frame(frame_bytes), _ITEMS),
         ("encode a part", lambda: encode(part), _ITEMS),

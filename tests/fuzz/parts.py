@@ -6,7 +6,7 @@ import msgspec
 
 from loopai_api.execution.engine import Execution, ExecutionEngine
 from loopai_api.execution.metrics import ExecutionMetrics
-from loopai_api.execution.rendering import render_execution
+from loopai_api.execution.rendering import Origin, render_execution
 from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup, FrameItem, FramePart
 from loopai_common.errors import LoopaiError
 from tests.fuzz.invariants import Choices, Stage, require
@@ -54,10 +54,10 @@ class _Caller(Execution):
     def __init__(self) -> None:
         self.told = 0
 
-    def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
+    def answered(self, origin: Origin, answer: FrameAnswer) -> None:
         self.told += 1
         try:
-            render_execution(self.item, group, answer, "spam")
+            render_execution(self.item, origin, answer, "spam")
         except LoopaiError:
             return
 
@@ -75,8 +75,7 @@ async def _scenario(choices: Choices) -> None:
     engine.start()
     callers = [_Caller() for _ in range(_EXECUTIONS)]
     for caller in callers:
-        caller.prepare("t", 0, FrameItem("e", "", 1000, 0, msgspec.Raw(b"1")), 1)
-        engine.submit(caller)
+        engine.submit(caller, "t", 0, FrameItem("e", "", 1000, 0, msgspec.Raw(b"1")), 1)
     await asyncio.sleep(0)
     raw = choices.below(2) == 0
     while not choices.exhausted:

@@ -8,6 +8,7 @@ import pytest
 
 from loopai_api.execution.engine import Execution, ExecutionEngine
 from loopai_api.execution.metrics import ExecutionMetrics
+from loopai_api.execution.rendering import Origin
 from loopai_common.contracts.frames import (
     MAX_FRAME_BYTES,
     MAX_FRAME_ITEMS,
@@ -36,7 +37,7 @@ class Remembered(Execution):
         self.caller = caller
         self.name = name
 
-    def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
+    def answered(self, origin: Origin, answer: FrameAnswer) -> None:
         assert self.name not in self.caller.outputs | self.caller.errors
         self.caller.outputs[self.name] = bytes(answer.payload)
 
@@ -58,8 +59,7 @@ class Caller:
     ) -> None:
         execution = Remembered(self, name)
         item = FrameItem(name, "", int(seconds * 1000), 0, msgspec.Raw(value))
-        execution.prepare(task, version, item, len(value))
-        self.engine.submit(execution)
+        self.engine.submit(execution, task, version, item, len(value))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from loopai_api.keyring import KeyRing
 from loopai_api.protocol import ConnectionLimits
 from loopai_api.security import Guard
 from loopai_api.versions import Headers
-from loopai_common.contracts.frames import Frame, FrameAnswer, FrameAnswerGroup, FramePart
+from loopai_common.contracts.frames import Frame, FrameAnswer, FrameAnswerGroup, FrameItem, FramePart
 from loopai_common.errors import TaskNotFound
 from loopai_common.keys import Rate, Scope, encode_keys, new_key
 
@@ -259,7 +259,7 @@ async def test_a_head_that_says_more_is_not_remembered(
 
 
 class BrokenEngine(ExecutionEngine):
-    def submit(self, execution: Execution) -> None:
+    def submit(self, execution: Execution, task: str, version: int, item: FrameItem, input_bytes: int) -> None:
         raise KeyError("canary")
 
 

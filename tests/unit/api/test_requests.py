@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from loopai_api.execution.rendering import render_execution, timestamp_now
+from loopai_api.execution.rendering import Origin, render_execution, timestamp_now
 from loopai_api.execution.requests import parse_execute
 from loopai_api.models import ExecuteResponse
 from loopai_api.problems import STATUS_BY_CODE, NotFound
@@ -118,8 +118,8 @@ def test_a_path_that_names_a_version() -> None:
 
 def answer(kind: AnswerKind, payload: bytes) -> bytes:
     item = FrameItem(TASK_ID, 'c"1', 1000, 0, msgspec.Raw(b"1"))
-    group = FrameAnswerGroup(TASK_ID, TASK_ID, 3, [])
-    status, body = render_execution(item, group, FrameAnswer(0, kind, 1234, True, msgspec.Raw(payload)), "spam")
+    origin = Origin(FrameAnswerGroup(TASK_ID, TASK_ID, 3, []))
+    status, body = render_execution(item, origin, FrameAnswer(0, kind, 1234, True, msgspec.Raw(payload)), "spam")
     assert status == 200
     return body
 
@@ -174,5 +174,5 @@ def test_every_error_has_a_status() -> None:
 
 def test_timestamps_have_milliseconds_and_z() -> None:
     text = timestamp_now()
-    assert text.endswith(b"Z")
+    assert text.endswith("Z")
     assert len(text) == len("2026-01-05T09:00:00.000Z")

@@ -18,11 +18,11 @@ import msgspec
 from loopai_api.execution.batch_requests import BatchBody, BatchItem, BrokenItem, parse_item
 from loopai_api.execution.engine import ExecutionEngine
 from loopai_api.execution.metrics import BatchMetrics
-from loopai_api.execution.rendering import refusal
+from loopai_api.execution.rendering import Origin, refusal
 from loopai_api.execution.service import AwaitedExecution
 from loopai_api.models import BatchStreamOptions
 from loopai_common.contracts.base import format_timestamp
-from loopai_common.contracts.frames import FORCE_VALIDATION, AnswerKind, FrameAnswer, FrameAnswerGroup, FrameItem
+from loopai_common.contracts.frames import FORCE_VALIDATION, AnswerKind, FrameAnswer, FrameItem
 from loopai_common.errors import Internal, LoopaiError, Overloaded, PayloadTooLarge
 from loopai_common.identifiers import new_id
 from loopai_common.runtime.context import RequestContext
@@ -206,9 +206,8 @@ class BatchService:
         give_up = time.monotonic() + _ROOM_PATIENCE_SECONDS
         while True:
             execution = AwaitedExecution()
-            execution.prepare(plan.task, plan.version, frame_item, len(memoryview(item.input)))
             try:
-                self._engine.submit(execution)
+                self._engine.submit(execution, plan.task, plan.version, frame_item, len(memoryview(item.input)))
                 return _outcome(item, frame_item, *await execution.outcome)
             except Overloaded:
                 if time.monotonic() >= give_up:
@@ -339,15 +338,15 @@ class _Results:
         )
 
 
-def _outcome(item: BatchItem, frame_item: FrameItem, group: FrameAnswerGroup, answer: FrameAnswer) -> _Outcome:
+def _outcome(item: BatchItem, frame_item: FrameItem, origin: Origin, answer: FrameAnswer) -> _Outcome:
     """What an answer means for its item; raises :class:`Overloaded` when an executor had no room for it."""
     if answer.kind == AnswerKind.REFUSED:
         error = refusal(bytes(answer.payload))
         if isinstance(error, Overloaded):
             raise error
         # A refusal that names the program is about this item's input.
-        obstacle = None if group.version else error
-        return _Outcome(_failed(item.id, error), group.task_id, group.version, obstacle)
+        obstacle = None if origin.version else error
+        return _Outcome(_failed(item.id, error), origin.task_id, origin.version, obstacle)
     code: str | None = None
     message: str | None = None
     if answer.kind != AnswerKind.SUCCESS:
@@ -365,7 +364,7 @@ def _outcome(item: BatchItem, frame_item: FrameItem, group: FrameAnswerGroup, an
         execution_id=frame_item.execution_id,
         sampled_for_validation=answer.sampled,
     )
-    return _Outcome(result, group.task_id, group.version)
+    return _Outcome(result, origin.task_id, origin.version)
 
 
 def _failed(item_id: str | None, error: LoopaiError) -> ItemResult:

@@ -18,13 +18,13 @@ from typing import Protocol
 import msgspec
 
 from loopai_api.execution.metrics import ExecutionMetrics
+from loopai_api.execution.rendering import Origin
 from loopai_common.contracts.frames import (
     FRAME_FORMAT,
     MAX_FRAME_BYTES,
     MAX_FRAME_ITEMS,
     Frame,
     FrameAnswer,
-    FrameAnswerGroup,
     FrameGroup,
     FrameItem,
     FramePart,
@@ -54,7 +54,10 @@ class FrameSender(Protocol):
 
 
 class Execution(ABC):
-    """One execution on its way; a lane subclasses it. Exactly one of the two methods is called, once."""
+    """One execution on its way; a lane subclasses it. Exactly one of the two methods is called, once.
+
+    What it holds is the engine's, from :meth:`ExecutionEngine.submit` on.
+    """
 
     __slots__ = ("attempts", "deadline", "item", "seconds", "size", "task", "version")
 
@@ -64,19 +67,12 @@ class Execution(ABC):
     item: FrameItem
     seconds: float
     """The longest that it may run."""
-
-    def prepare(self, task: str, version: int, item: FrameItem, input_bytes: int) -> None:
-        """Says what shall run, before the execution is submitted."""
-        self.task = task
-        self.version = version
-        self.item = item
-        self.seconds = item.timeout_ms / 1000
-        self.size = input_bytes + _ITEM_OVERHEAD_BYTES
-        self.attempts = 0
-        self.deadline = 0.0
+    size: int
+    attempts: int
+    deadline: float
 
     @abstractmethod
-    def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
+    def answered(self, origin: Origin, answer: FrameAnswer) -> None:
         """Takes the answer."""
 
     @abstractmethod
@@ -120,6 +116,7 @@ class ExecutionEngine:
         self._next_frame_id = 0
         self._slots_taken = 0
         self._flush_scheduled = False
+        self._turn = 0.0  # when the turn began whose end the flush is scheduled for
         self._sweep_handle: asyncio.TimerHandle | None = None
         self._decode_part = msgspec.json.Decoder(FramePart).decode
         self._encode = msgspec.json.Encoder().encode
@@ -134,17 +131,29 @@ class ExecutionEngine:
         """Executions that wait for an answer."""
         return self._metrics.pending
 
-    def submit(self, execution: Execution) -> None:
-        """Sends an execution with the next frame; raises :class:`Overloaded` or :class:`BusUnavailable` at once."""
-        if self._metrics.pending >= self._max_pending:
-            self._metrics.rejected += 1
+    def submit(self, execution: Execution, task: str, version: int, item: FrameItem, input_bytes: int) -> None:
+        """Sends an execution with the next frame; raises :class:`Overloaded` or :class:`BusUnavailable` at once.
+
+        Version 0 is the active one.
+        """
+        metrics = self._metrics
+        if metrics.pending >= self._max_pending:
+            metrics.rejected += 1
             raise Overloaded("too many executions are waiting; slow down and try again")
-        # Once for all that arrive in one turn of the event loop: the connection is the same for them.
-        if not self._flush_scheduled and not self._sender.connected:
-            raise BusUnavailable("not connected to NATS; try again")
-        self._metrics.pending += 1
-        execution.deadline = self._loop.time() + 2 * (execution.seconds + self._queue_seconds)
-        self._enqueue(execution)
+        if not self._flush_scheduled:
+            # Once for all that arrive in one turn of the event loop: the connection is the same for them.
+            if not self._sender.connected:
+                raise BusUnavailable("not connected to NATS; try again")
+            self._schedule_flush()
+        metrics.pending += 1
+        execution.task = task
+        execution.version = version
+        execution.item = item
+        execution.size = input_bytes + _ITEM_OVERHEAD_BYTES
+        execution.attempts = 0
+        execution.seconds = seconds = item.timeout_ms / 1000
+        execution.deadline = self._turn + 2 * (seconds + self._queue_seconds)
+        self._queue.append(execution)
 
     def on_part(self, frame_id: int, data: bytes) -> None:
         """Takes a part of the reply to a frame; what nobody waits for any more is ignored."""
@@ -157,17 +166,17 @@ class ExecutionEngine:
             log.error("frame_part_unreadable", size_bytes=len(data))
             self._fail_frame(frame_id, Internal("the executor's answer cannot be read"))
             return
-        executions = frame.executions
+        executions, metrics = frame.executions, self._metrics
         for group in part.groups:
+            origin = Origin(group)
             for answer in group.answers:
-                if not 0 <= answer.index < len(executions):
-                    continue
-                execution = executions[answer.index]
+                index = answer.index
+                execution = executions[index] if 0 <= index < len(executions) else None
                 if execution is not None:
-                    executions[answer.index] = None
+                    executions[index] = None
                     frame.remaining -= 1
-                    self._metrics.pending -= 1
-                    execution.answered(group, answer)
+                    metrics.pending -= 1
+                    execution.answered(origin, answer)
         if frame.remaining == 0:
             del self._frames[frame_id]
             self._release(frame)
@@ -206,8 +215,12 @@ class ExecutionEngine:
     def _enqueue(self, execution: Execution) -> None:
         self._queue.append(execution)
         if not self._flush_scheduled:
-            self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+            self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        self._flush_scheduled = True
+        self._turn = self._loop.time()
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flush_scheduled = False
@@ -249,8 +262,7 @@ class ExecutionEngine:
             frame.holds_slot = False
             self._slots_taken -= 1
             if self._queue and not self._flush_scheduled:
-                self._flush_scheduled = True
-                self._loop.call_soon(self._flush)
+                self._schedule_flush()
 
     def _sweep(self) -> None:
         """Gives up frames whose time is over: first-timers go out again, the others are told."""

@@ -1,6 +1,7 @@
 """Figures of the hot path as plain integers, shown to Prometheus by a collector (a counter a request costs 10 µs)."""
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -75,12 +76,12 @@ class RouteCounts:
     __slots__ = ("durations", "statuses")
 
     def __init__(self) -> None:
-        self.statuses: dict[int, int] = {}
+        self.statuses: defaultdict[int, int] = defaultdict(int)
         self.durations = PlainHistogram()
 
     def observe(self, status: int, seconds: float) -> None:
         """Counts one request."""
-        self.statuses[status] = self.statuses.get(status, 0) + 1
+        self.statuses[status] += 1
         durations = self.durations
         durations.counts[bisect_left(BUCKETS_SECONDS, seconds)] += 1
         durations.total += seconds

@@ -16,69 +16,76 @@ _decode_reason = msgspec.json.Decoder(tuple[str, str]).decode
 
 _SUCCESS = int(AnswerKind.SUCCESS)
 _NO_OUTPUT = msgspec.Raw(b"null")
-_NO_REASON = b'"error_code":null,"error_message":null'
-_TEMPLATE = (
-    b'{"execution_id":"%b","task_id":"%b","program_id":"%b","version":%d,"status":"%b","output":%b,%b,'
-    b'"latency_ms":%b,"sampled_for_validation":%b,"executed_at":"%b","correlation_id":%b}'
-)
-
-Renderer = Callable[[FrameItem, FrameAnswerGroup, FrameAnswer, str], tuple[int, bytes]]
-"""Writes the answer to an execution of the task that the path names: its status and its body."""
+_NO_REASON = '"error_code":null,"error_message":null'
 
 _millisecond = -1
-_millisecond_text = b""
+_millisecond_text = ""
 
 
-def timestamp_now() -> bytes:
+def timestamp_now() -> str:
     """The current time as RFC 3339 with milliseconds; the text is kept while it is right."""
     global _millisecond, _millisecond_text
     now = time.time_ns() // 1_000_000
     if now != _millisecond:
         second, fraction = divmod(now, 1000)
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
-        _millisecond, _millisecond_text = now, b"%b.%03dZ" % (text, fraction)
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        _millisecond, _millisecond_text = now, f"{text}.{fraction:03d}Z"
     return _millisecond_text
 
 
+class Origin:
+    """What the answers of one program that came together have in common, worked out once for all of them.
+
+    ``came_at`` is when they came, on the clock of :func:`time.perf_counter`.
+    """
+
+    __slots__ = ("came_at", "executed_at", "program", "task_id", "version")
+
+    def __init__(self, group: FrameAnswerGroup) -> None:
+        self.task_id = group.task_id
+        self.version = group.version
+        self.program = f'"task_id":"{group.task_id}","program_id":"{group.program_id}","version":{group.version}'
+        self.executed_at = timestamp_now()
+        self.came_at = time.perf_counter()
+
+
+Renderer = Callable[[FrameItem, Origin, FrameAnswer, str], tuple[int, bytes]]
+"""Writes the answer to an execution of the task that the path names: its status and its body."""
+
+
 @lru_cache(maxsize=1024)  # the executions of a batch took the same time
-def _milliseconds(microseconds: int) -> bytes:
-    return b"%d.%03d" % divmod(microseconds, 1000)
+def _milliseconds(microseconds: int) -> str:
+    return f"{microseconds // 1000}.{microseconds % 1000:03d}"
 
 
-def render_execution(item: FrameItem, group: FrameAnswerGroup, answer: FrameAnswer, _task: str) -> tuple[int, bytes]:
+def render_execution(item: FrameItem, origin: Origin, answer: FrameAnswer, _task: str) -> tuple[int, bytes]:
     """The status and the body of an ``ExecuteResponse``; raises the error that stands for a refusal.
 
     A program that failed is an outcome like any other.
     """
     kind = answer.kind
     if kind == _SUCCESS:
-        status, output, reason = b"success", answer.payload, _NO_REASON
+        status, output, reason = "success", answer.payload, _NO_REASON
     elif kind in (AnswerKind.ERROR, AnswerKind.TIMEOUT):
-        status, output = (b"error" if kind == AnswerKind.ERROR else b"timeout"), _NO_OUTPUT
+        status, output = ("error" if kind == AnswerKind.ERROR else "timeout"), _NO_OUTPUT
         code, message = _reason(answer)
-        reason = b'"error_code":%b,"error_message":%b' % (_encode(code), _encode(message))
+        reason = f'"error_code":{_text(code)},"error_message":{_text(message)}'
     else:
         raise refusal(bytes(answer.payload))
-    return 200, _TEMPLATE % (
-        item.execution_id.encode(),
-        group.task_id.encode(),
-        group.program_id.encode(),
-        group.version,
-        status,
-        output,
-        reason,
-        _milliseconds(answer.latency_us),
-        b"true" if answer.sampled else b"false",
-        timestamp_now(),
-        _encode(item.correlation_id or item.execution_id),
+    execution_id, sent = item.execution_id, item.correlation_id
+    before = f'{{"execution_id":"{execution_id}",{origin.program},"status":"{status}","output":'
+    correlation_id = _text(sent) if sent else f'"{execution_id}"'
+    behind = (
+        f',{reason},"latency_ms":{_milliseconds(answer.latency_us)},'
+        f'"sampled_for_validation":{"true" if answer.sampled else "false"},"executed_at":"{origin.executed_at}",'
+        f'"correlation_id":{correlation_id}}}'
     )
+    return 200, b"".join((before.encode(), output, behind.encode()))
 
 
-def render_execution_or_problem(
-    item: FrameItem, group: FrameAnswerGroup, answer: FrameAnswer, task: str
-) -> tuple[int, bytes]:
+def render_execution_or_problem(item: FrameItem, origin: Origin, answer: FrameAnswer, task: str) -> tuple[int, bytes]:
     """As :func:`render_execution`, but a program that failed is a ``Problem``, with the outcome as ``execution``."""
-    outcome = render_execution(item, group, answer, task)
+    outcome = render_execution(item, origin, answer, task)
     if answer.kind == _SUCCESS:
         return outcome
     code = "program_timeout" if answer.kind == AnswerKind.TIMEOUT else "program_error"
@@ -92,10 +99,15 @@ def render_execution_or_problem(
     return STATUS_BY_CODE[code], _encode(body)
 
 
-def server_timing(seconds: float, answer: FrameAnswer) -> bytes:
+def _text(text: str) -> str:
+    """As a JSON string."""
+    return _encode(text).decode()
+
+
+def server_timing(seconds: float, answer: FrameAnswer) -> str:
     """The value of ``Server-Timing``: what the program took of ``seconds``, and the rest; in milliseconds."""
     queue_ms = seconds * 1000 - answer.latency_us / 1000
-    return b"queue;dur=%.3f, run;dur=%b" % (queue_ms if queue_ms > 0 else 0, _milliseconds(answer.latency_us))
+    return f"queue;dur={queue_ms if queue_ms > 0 else 0:.3f}, run;dur={_milliseconds(answer.latency_us)}"
 
 
 def _reason(answer: FrameAnswer) -> tuple[str, str]:

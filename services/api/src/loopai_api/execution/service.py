@@ -5,9 +5,9 @@ import time
 from dataclasses import dataclass
 
 from loopai_api.execution.engine import Execution, ExecutionEngine
-from loopai_api.execution.rendering import Renderer, server_timing
+from loopai_api.execution.rendering import Origin, Renderer, server_timing
 from loopai_api.execution.requests import ExecuteBody, frame_item
-from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup
+from loopai_common.contracts.frames import FrameAnswer
 from loopai_common.errors import LoopaiError
 from loopai_common.runtime.context import RequestContext
 
@@ -42,11 +42,10 @@ class ExecutionService:
             traceparent=context.sampled_traceparent,
         )
         execution = AwaitedExecution()
-        execution.prepare(task, request.version or 0, item, len(bytes(request.input)))
-        self._engine.submit(execution)
-        group, answer = await execution.outcome
-        status, body = render(item, group, answer, task)
-        return ExecutionAnswer(status, body, server_timing(time.perf_counter() - started, answer).decode())
+        self._engine.submit(execution, task, request.version or 0, item, len(bytes(request.input)))
+        origin, answer = await execution.outcome
+        status, body = render(item, origin, answer, task)
+        return ExecutionAnswer(status, body, server_timing(time.perf_counter() - started, answer))
 
 
 class AwaitedExecution(Execution):
@@ -55,12 +54,12 @@ class AwaitedExecution(Execution):
     __slots__ = ("outcome",)
 
     def __init__(self) -> None:
-        self.outcome: asyncio.Future[tuple[FrameAnswerGroup, FrameAnswer]]
+        self.outcome: asyncio.Future[tuple[Origin, FrameAnswer]]
         self.outcome = asyncio.get_running_loop().create_future()
 
-    def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
+    def answered(self, origin: Origin, answer: FrameAnswer) -> None:
         if not self.outcome.done():
-            self.outcome.set_result((group, answer))
+            self.outcome.set_result((origin, answer))
 
     def failed(self, error: LoopaiError) -> None:
         if not self.outcome.done():

@@ -28,8 +28,8 @@ class HotVersion:
         self.parse = version.parse_execute
         self.render = version.render_execution
         self.errors = version.errors
-        self.error_type = version.errors.media_type.encode()
-        self.notice = b"".join(b"%b: %b\r\n" % header for header in notice)
+        self.error_type = version.errors.media_type
+        self.notice = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in notice)
         self.counts = http_metrics.counts("POST", self.route)
 
     def path(self, task: str) -> str:

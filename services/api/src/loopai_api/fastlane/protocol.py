@@ -15,13 +15,13 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from loopai_api.execution.engine import Execution
-from loopai_api.execution.rendering import server_timing
+from loopai_api.execution.rendering import Origin, server_timing
 from loopai_api.execution.requests import frame_item
 from loopai_api.fastlane.lane import FastLane, HotHead
 from loopai_api.problems import headers_of, status_of
 from loopai_api.protocol import MAX_HEADER_BYTES, MAX_HEADERS, LoopaiHttpProtocol
 from loopai_api.security import HSTS
-from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup
+from loopai_common.contracts.frames import FrameAnswer
 from loopai_common.errors import Internal, LoopaiError
 from loopai_common.identifiers import new_id
 from loopai_common.runtime.context import is_correlation_id, is_sampled, is_traceparent
@@ -30,7 +30,7 @@ from loopai_common.runtime.tracing import UNRECORDED, Kind, start
 
 log = get_logger()
 
-_JSON = b"application/json"
+_JSON = "application/json"
 _END_OF_HEAD = b"\r\n\r\n"
 # Browsers' requests from other origins may need CORS headers, which the ordinary lane knows of.
 _UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"content-encoding", b"prefer", b"upgrade", b"origin"})
@@ -42,7 +42,8 @@ _READ = frozenset(
 )
 _ACCEPTS_JSON = frozenset({b"*/*", b"application/json", b"application/json, */*", b"application/json, text/plain, */*"})
 """What clients usually send; about any other ``Accept`` the ordinary lane knows."""
-_HSTS = b"%b: %b\r\n" % HSTS
+_HSTS = (b"%b: %b\r\n" % HSTS).decode()
+_STATUS_LINES = {status: line.decode() for status, line in STATUS_LINE.items()}
 
 
 class _NoEvent:
@@ -65,14 +66,13 @@ class HotCycle(Execution):
         "protocol",
         "refusal",
         "response_complete",
-        "response_started",
         "span",
         "started",
     )
 
     message_event = _NoEvent()
 
-    def __init__(self, protocol: "FastLaneProtocol", head: HotHead, hsts: bytes, refusal: LoopaiError | None) -> None:
+    def __init__(self, protocol: "FastLaneProtocol", head: HotHead, hsts: str, refusal: LoopaiError | None) -> None:
         self.protocol = protocol
         self.head = head
         self.hsts = hsts
@@ -80,16 +80,21 @@ class HotCycle(Execution):
         self.body = b""
         self.correlation_id = ""
         self.more_body = True
-        self.response_started = False
         self.response_complete = False
         self.disconnected = False
         self.keep_alive = True
         self.span = UNRECORDED
         self.started = time.perf_counter()
 
-    def run(self, sent_correlation_id: str | None, sent_traceparent: str | None) -> None:
+    @property
+    def response_started(self) -> bool:
+        """uvicorn asks for it; a hot request's answer is written whole."""
+        return self.response_complete
+
+    def run(self, body: bytes, sent_correlation_id: str | None, sent_traceparent: str | None) -> None:
         """Submits the request, or answers what is wrong with it."""
-        lane = self.protocol.lane
+        self.body, self.more_body = body, False
+        lane, head = self.protocol.lane, self.head
         lane.metrics.in_flight += 1
         traceparent = ""
         if sent_traceparent is not None or (lane.traced_share and random() < lane.traced_share):  # noqa: S311  # chance
@@ -99,18 +104,10 @@ class HotCycle(Execution):
         if self.refusal is not None:
             self.failed(self.refusal)
             return
-        task = self.head.task
         try:
-            request = self.head.api.parse(self.body, task)
-            item = frame_item(
-                request,
-                lane.default_timeout_ms,
-                execution_id=execution_id,
-                sent=sent_correlation_id,
-                traceparent=traceparent,
-            )
-            self.prepare(task, request.version or 0, item, len(self.body))
-            lane.engine.submit(self)
+            request = head.api.parse(body, head.task)
+            item = frame_item(request, lane.default_timeout_ms, execution_id, sent_correlation_id, traceparent)
+            lane.engine.submit(self, head.task, request.version or 0, item, len(body))
         except LoopaiError as error:
             self.failed(error)
 
@@ -135,54 +132,44 @@ class HotCycle(Execution):
             self.span.fail(str(status))
         self.span.end()
 
-    def answered(self, group: FrameAnswerGroup, answer: FrameAnswer) -> None:
+    def answered(self, origin: Origin, answer: FrameAnswer) -> None:
         api = self.head.api
         try:
-            status, body = api.render(self.item, group, answer, self.head.task)
+            status, body = api.render(self.item, origin, answer, self.head.task)
         except LoopaiError as error:
             self.failed(error)
             return
-        seconds = time.perf_counter() - self.started
-        timing = b"server-timing: " + server_timing(seconds, answer) + b"\r\n"
-        self._respond(status, seconds, timing, _JSON if status == 200 else api.error_type, body)
+        timing = f"server-timing: {server_timing(origin.came_at - self.started, answer)}\r\n"
+        self._respond(status, origin.came_at, timing, _JSON if status == 200 else api.error_type, body)
 
     def failed(self, error: LoopaiError) -> None:
         self.protocol.lane.metrics.refused(error)
         api = self.head.api
-        headers = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers_of(error).items()).encode()
+        headers = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers_of(error).items())
         body = api.errors.body(error, self.correlation_id, api.path(self.head.task))
-        self._respond(status_of(error), time.perf_counter() - self.started, headers, api.error_type, body)
+        self._respond(status_of(error), time.perf_counter(), headers, api.error_type, body)
 
-    def _respond(self, status: int, seconds: float, extra: bytes, media_type: bytes, body: bytes) -> None:
+    def _respond(self, status: int, now: float, extra: str, media_type: str, body: bytes) -> None:
         protocol, api = self.protocol, self.head.api
         transport = protocol.transport
         if not self.more_body:  # else it ends before it was run, and was not counted
             protocol.lane.metrics.in_flight -= 1
-        api.counts.observe(status, seconds)
+        api.counts.observe(status, now - self.started)
         if self.span is not UNRECORDED:
             self._end_span(status)
-        self.response_started = self.response_complete = True
+        self.response_complete = True
         if self.disconnected or transport.is_closing():
             return
-        close = b"" if self.keep_alive else b"connection: close\r\n"
-        transport.write(
-            b"%bcontent-length: %d\r\n%bcontent-type: %b\r\nx-correlation-id: %b\r\n"
-            b"x-content-type-options: nosniff\r\ncache-control: no-store\r\n%b%b%b\r\n%b"
-            % (
-                STATUS_LINE[status],
-                len(body),
-                extra,
-                media_type,
-                self.correlation_id.encode("latin-1"),
-                api.notice,
-                self.hsts,
-                close,
-                body,
-            )
+        close = "" if self.keep_alive else "connection: close\r\n"
+        head = (
+            f"{_STATUS_LINES[status]}content-length: {len(body)}\r\n{extra}content-type: {media_type}\r\n"
+            f"x-correlation-id: {self.correlation_id}\r\nx-content-type-options: nosniff\r\n"
+            f"cache-control: no-store\r\n{api.notice}{self.hsts}{close}\r\n"
         )
+        transport.write(head.encode() + body)
         if not self.keep_alive:
             transport.close()
-        protocol.on_hot_response_complete()
+        protocol.on_hot_response_complete(now)
 
 
 class FastLaneProtocol(LoopaiHttpProtocol):
@@ -217,7 +204,17 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         if known is not None and len(body) == known.body_bytes:
             cycle = self._admitted(known)
             if cycle is not None:
-                self._take_whole(cycle, body)
+                # It came in one piece, and runs as the parser's callbacks would run it.
+                if self._deadline is not None:
+                    self._disarm()
+                if self.timeout_keep_alive_task is not None:
+                    self._unset_keepalive_if_required()
+                self.cycle = cycle  # type: ignore[assignment]  # as in on_headers_complete
+                try:
+                    cycle.run(body, None, None)
+                except Exception:  # the parser turns it into an error of its own; there is none here
+                    log.exception("request_failed")
+                    self._fail()
                 return
         super().data_received(data)
         parsed: Any = self.cycle
@@ -230,20 +227,6 @@ class FastLaneProtocol(LoopaiHttpProtocol):
     def _same_each_time(self) -> bool:
         """Whether the head had nothing that clients make anew for each request."""
         return self._sent_correlation_id is None and self._sent_traceparent is None
-
-    def _take_whole(self, cycle: HotCycle, body: bytes) -> None:
-        """Runs a request that came in one piece, as the parser's callbacks would."""
-        if self._deadline is not None:
-            self._disarm()
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
-        cycle.body, cycle.more_body = body, False
-        self.cycle = cycle  # type: ignore[assignment]  # as in on_headers_complete
-        try:
-            cycle.run(None, None)
-        except Exception:  # the parser turns it into an error of its own; there is none here
-            log.exception("request_failed")
-            self._fail()
 
     def on_message_begin(self) -> None:
         """Leaves uvicorn's scope dictionary for later: a hot request needs none."""
@@ -288,8 +271,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         cycle: Any = self.cycle
         if type(cycle) is HotCycle and cycle.more_body:
             self._received()
-            cycle.more_body = False
-            cycle.run(self._sent_correlation_id, self._sent_traceparent)
+            cycle.run(cycle.body, self._sent_correlation_id, self._sent_traceparent)
         else:
             super().on_message_complete()
 
@@ -300,13 +282,13 @@ class FastLaneProtocol(LoopaiHttpProtocol):
             cycle.failed(Internal("something unforeseen happened; the log has the cause"))
         super()._fail()
 
-    def on_hot_response_complete(self) -> None:
+    def on_hot_response_complete(self, now: float) -> None:
         """Goes on with what was pipelined behind a hot request, or lets the connection idle."""
         if self.pipeline:
             self.on_response_complete()
             return
         self.server_state.total_requests += 1
-        self._last_answer = self.loop.time()
+        self._last_answer = now
         if self._idle is None:
             self._idle = self.loop.call_later(self.timeout_keep_alive, self._check_idle)
 
@@ -315,7 +297,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         self._idle = None
         if self.transport.is_closing():
             return
-        left = self._last_answer + self.timeout_keep_alive - self.loop.time()
+        left = self._last_answer + self.timeout_keep_alive - time.perf_counter()
         busy = self.cycle is not None and not self.cycle.response_complete
         if busy or left > 0 or self._receiving:
             self._idle = self.loop.call_later(max(left, 1.0), self._check_idle)
@@ -371,8 +353,8 @@ class FastLaneProtocol(LoopaiHttpProtocol):
             return None
         refusal = None
         try:
-            if not guard.admit_execution(head.credential, head.task):
+            if not guard.open and not guard.admit_execution(head.credential, head.task):
                 return None
         except LoopaiError as error:
             refusal = error
-        return HotCycle(self, head, _HSTS if private else b"", refusal)
+        return HotCycle(self, head, _HSTS if private else "", refusal)

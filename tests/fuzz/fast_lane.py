@@ -96,14 +96,15 @@ def _seed(*, head: bytes = b"", body: bytes = _BODIES[0]) -> bytes:
 
 
 SEEDS = (
-    b"\x00\x00" + _seed(),
+    b"\x00\x00\x01" + _seed(),
     b"\r\xeaExpect:`100-\x00\x00\x00\x00",  # a broken HEAD request was refused with a body
-    b"\x00\x00" + _seed() + _seed(head=b"Prefer: x\r\n") + _seed(body=_BODIES[3]),
-    b"\x00\x03" + _seed(head=b"Connection: close\r\n") + _seed(),
-    b"\x00\x05" + _seed() + b"garbage\r\n\r\n",
+    b"\x00\x00\x01" + _seed() + _seed(head=b"Prefer: x\r\n") + _seed(body=_BODIES[3]),
+    b"\x00\x03\x01" + _seed(head=b"Connection: close\r\n") + _seed(),
+    b"\x00\x01\x01" + _seed(head=b"Connection: keep-alive\r\n").replace(b"/1.1", b"/1.0") + _seed(),
+    b"\x00\x05\x01" + _seed() + b"garbage\r\n\r\n",
     bytes([1, 0, *[0] * 20]),
     bytes([1, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 3, 1, 1, 0, 0, 0, 1, 7, 0, 2]),
-    b"\x00\x00" + _seed(body=_BODIES[1]).replace(b"v1", b"v2") + _seed(body=_BODIES[3]).replace(b"v1", b"v2"),
+    b"\x00\x00\x01" + _seed(body=_BODIES[1]).replace(b"v1", b"v2") + _seed(body=_BODIES[3]).replace(b"v1", b"v2"),
     bytes(range(1, 80)),
 )
 DICTIONARY = (

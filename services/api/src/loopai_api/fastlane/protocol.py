@@ -1,7 +1,7 @@
 """The fast lane's way in and out: a hot request takes the face of uvicorn's ``RequestResponseCycle``.
 
 With that face, the order of pipelined answers, graceful shutdown and disconnects stay uvicorn's. A request is hot when
-it is a plain ``POST …/execute``: kept alive, ``application/json``, a declared length within the limit, no
+it is a plain ``POST …/execute`` of HTTP/1.1: kept alive, ``application/json``, a declared length within the limit, no
 expectation, encoding or preference, and nothing before it on the connection still being answered.
 
 A head that was hot before, byte for byte, is not parsed again when the whole request, and nothing else, is there.
@@ -313,6 +313,8 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         path = lane.path_of(self.url)
         parser = self.parser
         if path is None or parser.get_method() != b"POST" or not parser.should_keep_alive():
+            return None
+        if parser.get_http_version() != "1.1":  # uvicorn keeps no connection of HTTP/1.0, whatever it asks for
             return None
         length = 0
         content_type = correlation_id = traceparent = authorization = api_key = forwarded_proto = None

@@ -151,6 +151,54 @@ async def test_pipelined_requests_of_both_lanes_in_any_pieces_are_answered_in_or
         writer.close()
 
 
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+@pytest.mark.parametrize("ordinary", [[False, False], [True, False], [False, True], [True, True]])
+async def test_a_broken_request_behind_pipelined_ones_is_refused_when_it_is_its_turn(
+    product: Product, echo: str, ordinary: list[bool], version: str
+) -> None:
+    slow = await product.program("def run(input):\n    for _ in range(200000): pass\n    return input\n")
+    broken = f"POST {V1}/tasks/{echo}/execute {version}\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n"
+    parts = urlsplit(product.base_url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    tasks = [slow["id"], echo]
+    good = [request(task, n, ordinary=o) for n, (task, o) in enumerate(zip(tasks, ordinary, strict=True))]
+    writer.write(b"".join(good) + broken.encode())
+    async with asyncio.timeout(60):
+        assert await outputs_of(reader, 2) == [0, 1]
+        rest = await reader.read()
+    writer.close()
+    assert rest.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"\r\nconnection: close\r\n" in rest
+    assert json.loads(rest.partition(b"\r\n\r\n")[2])["code"] == "validation_error"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"Content-Type: text/plain",
+        b"X-Correlation-ID: first",
+        b"traceparent: 00-" + b"1" * 32 + b"-" + b"2" * 16 + b"-01",
+    ],
+)
+async def test_a_header_that_is_there_twice_is_read_alike_by_both_lanes(
+    product: Product, echo: str, more: bytes
+) -> None:
+    parts = urlsplit(product.base_url)
+    found = []
+    for ordinary in (False, True):
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        again = more.partition(b":")[0] + b": application/json"
+        line, _, rest = request(echo, 1, ordinary=ordinary).partition(b"\r\n")
+        writer.write(line + b"\r\n" + more + b"\r\n" + again + b"\r\n" + rest)
+        async with asyncio.timeout(60):
+            head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        correlation_id = re.search(rb"x-correlation-id: (\S+)", head)
+        assert correlation_id is not None
+        found.append((head.partition(b"\r\n")[0], b"first" in correlation_id[1]))
+    assert found[0] == found[1]
+
+
 async def test_a_client_that_leaves_harms_nobody(product: Product) -> None:
     slow = await product.program("def run(input):\n    for _ in range(300000): pass\n    return input\n")
     good = await product.program(ECHO)

@@ -198,7 +198,8 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._deadline = None
         seconds = self.limits.receive_timeout_seconds
-        patience = self._stream_patience(seconds)
+        # What is not read because a request before it is being answered is not late.
+        patience = seconds if self.flow.read_paused else self._stream_patience(seconds)
         if patience > 0:
             self._deadline = self.loop.call_later(patience, self._too_slow)
             return
@@ -212,8 +213,6 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
         if not streamed or self.cycle is None or self.cycle.response_complete:
             return 0.0
         flow = self.flow
-        if flow.read_paused:
-            return seconds
         since = max(self._last_byte, flow.resumed_at if isinstance(flow, _ClockedFlow) else 0.0)
         return since + seconds - self.loop.time()
 
@@ -243,22 +242,49 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
         self._refused = True
         if len(self.connections) <= self.limits.max_connections:
             self.metrics.refused(error)
-        if self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body:
-            # What is refused came after a request that is being answered; that answer is the last one.
-            self.cycle.keep_alive = False
+        cycle = self.cycle
+        if self.pipeline and self.pipeline[0][0] is cycle and cycle.more_body:
+            # It came behind requests that are not answered yet, and is told when it is its turn.
+            self.pipeline[0] = cycle, _Refusal(*self._refusal(error))
             return
-        if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
-            trace_id = new_id()
-            path = self.url.partition(b"?")[0].decode("latin-1")
-            form = error_format(path)
-            body = form.body(error, trace_id, path)
-            extra = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers_of(error).items())
-            notice = "".join(f"{n.decode()}: {v.decode()}\r\n" for n, v in self.notices.get(version_named(path), ()))
-            head = (
-                f"{extra}content-type: {form.media_type}\r\ncontent-length: {len(body)}\r\n"
-                f"x-correlation-id: {trace_id}\r\n"
-                f"x-content-type-options: nosniff\r\ncache-control: no-store\r\n{notice}connection: close\r\n\r\n"
-            )
+        if cycle is not None and not cycle.response_complete and not cycle.more_body:
+            # What is refused came after a request that is being answered; that answer is the last one.
+            cycle.keep_alive = False
+            return
+        if cycle is None or not cycle.response_started or cycle.response_complete:
+            status, headers, body = self._refusal(error)
+            head = b"".join(b"%b: %b\r\n" % header for header in headers)
             asked_for_head = self._receiving and self._headers_complete and self.parser.get_method() == b"HEAD"
-            self.transport.write(STATUS_LINE[status_of(error)] + head.encode() + (b"" if asked_for_head else body))
+            self.transport.write(STATUS_LINE[status] + head + b"\r\n" + (b"" if asked_for_head else body))
         self.transport.close()
+
+    def _refusal(self, error: LoopaiError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """Status, headers and body of the answer that ends a connection."""
+        trace_id = new_id()
+        path = self.url.partition(b"?")[0].decode("latin-1")
+        form = error_format(path)
+        body = form.body(error, trace_id, path)
+        headers = [
+            *((name.lower().encode(), value.encode()) for name, value in headers_of(error).items()),
+            (b"content-type", form.media_type.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"x-correlation-id", trace_id.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"cache-control", b"no-store"),
+            *self.notices.get(version_named(path), ()),
+            (b"connection", b"close"),
+        ]
+        return status_of(error), headers, body
+
+
+class _Refusal:
+    """An application that answers a request that was refused while others before it were not answered yet."""
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self._status = status
+        self._headers = headers
+        self._body = body
+
+    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
+        await send({"type": "http.response.body", "body": self._body})

@@ -321,15 +321,15 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         for name, value in self.headers:
             if name not in _READ:
                 continue
-            if name == b"content-type":
+            if name == b"content-type" and content_type is None:
                 content_type = value
             elif name == b"content-length":
                 length = int(value)
             elif name == b"authorization" and authorization is None:
                 authorization = value
-            elif name == b"x-correlation-id":
+            elif name == b"x-correlation-id" and correlation_id is None:
                 correlation_id = value.decode("latin-1")
-            elif name == b"traceparent":
+            elif name == b"traceparent" and traceparent is None:
                 traceparent = value.decode("latin-1")
             elif name == b"accept" and value in _ACCEPTS_JSON:
                 pass
@@ -337,7 +337,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
                 api_key = value
             elif name == b"x-forwarded-proto" and forwarded_proto is None:
                 forwarded_proto = value
-            else:
+            else:  # unusual, or there twice
                 return None
         if content_type != b"application/json" or not 0 < length <= lane.max_body_bytes:
             return None

@@ -31,11 +31,8 @@ async def test_programs_of_a_group_share_a_worker_and_keep_their_outcomes_apart(
         answers = await asyncio.gather(*(product.output(tasks[i % 6]["id"], i) for i in range(60)))
         assert answers == [[i % 6, 1, i] for i in range(60)]
 
-    async def in_one_worker() -> bool:
-        found = await gauges(own_stack)
-        return found["loopai_sandbox_workers"] == SPARE_WORKERS + 1 and found["loopai_warm_programs"] >= 6
-
-    await eventually(in_one_worker)
+    await eventually(lambda: _workers_are(own_stack, 1))
+    assert (await gauges(own_stack))["loopai_warm_programs"] >= 6
 
     body = {"items": [{"id": str(n), "input": n} for n in range(100)]}
     batch = await product.http.post(f"{V1}/tasks/{tasks[3]['id']}/execute/batch", json=body)
@@ -43,7 +40,13 @@ async def test_programs_of_a_group_share_a_worker_and_keep_their_outcomes_apart(
 
     await _a_candidate_takes_its_share(product, tasks[0])
     await _a_member_that_dies_fails_alone(product, tasks)
+    await eventually(lambda: _workers_are(own_stack, 1))
     await _a_task_leaves_the_group(own_stack, product, tasks[2])
+
+
+async def _workers_are(stack: LocalStack, count: int) -> bool:
+    """Whether so many workers have programs."""
+    return (await gauges(stack))["loopai_sandbox_workers"] == SPARE_WORKERS + count
 
 
 async def _a_candidate_takes_its_share(product: Product, task: dict[str, Any]) -> None:
@@ -72,12 +75,11 @@ async def _a_member_that_dies_fails_alone(product: Product, tasks: list[dict[str
 
 
 async def _a_task_leaves_the_group(stack: LocalStack, product: Product, task: dict[str, Any]) -> None:
-    workers = (await gauges(stack))["loopai_sandbox_workers"]
     response = await product.http.patch(f"{V1}/tasks/{task['id']}", json={"isolation": "call"})
     assert (response.status_code, response.json()["isolation"]) == (200, "call")
 
     async def alone() -> bool:
         assert await product.output(task["id"], 5) == [2, 1, 5]
-        return (await gauges(stack))["loopai_sandbox_workers"] == workers + 1
+        return await _workers_are(stack, 2)
 
     await eventually(alone)

@@ -114,7 +114,7 @@ class Resident:
 _Run = tuple[Resident, list[Job]]
 """Executions of one program."""
 
-_Replacement = tuple[WorkerProcess, list[Resident]]
+_Replacement = tuple[WorkerProcess, set[Resident]]
 """A worker, and what is loaded into it."""
 
 
@@ -269,13 +269,13 @@ class Lane:
             worker = await self._pool.take()
         except LoopaiError:
             return None
-        loaded: list[Resident] = []
+        loaded: set[Resident] = set()
         try:
             for resident in [resident for resident in self.residents if resident.loaded and resident.used]:
                 answer = await load(worker, resident.number, resident.program, self._pool.limits)
                 self._pool.counts.cold_loads += 1
                 if answer[0] == AnswerKind.SUCCESS:
-                    loaded.append(resident)
+                    loaded.add(resident)
         except WorkerDied:
             return None
         except BaseException:
@@ -368,12 +368,14 @@ class Lane:
         known = self._item_seconds
         self._item_seconds = per_item if known is None else known + (per_item - known) * _SMOOTHING
         self._pool.counts.ran(count, elapsed)
+        owners: list[Resident] = []
         for place, (kind, payload) in enumerate(answers, start):
             job = self._batch[place]
             if kind == _SUCCESS:
                 job.sink.answer(job, kind, payload, latency_us)
             else:
-                self._owners()[place].failures += 1
+                owners = owners or self._owners()
+                owners[place].failures += 1
                 job.sink.answer(job, *believable((kind, payload)), latency_us)
         self._answered += count
         self._pool.queued -= count

@@ -43,6 +43,19 @@ def program(code: str, *, task: str = "task", version: int = 1, **changes: Any) 
     return Program(**(values | changes))
 
 
+COUNTS_CALLS = "n = 0\ndef run(x):\n    global n\n    n += 1\n    return n\n"
+"""A program that says how often it was called in the same globals."""
+
+
+def worker_pid(pool: Pool, target: Program) -> int:
+    """The process that the program is to run in, as the kernel numbers it; 0 while there is none."""
+    worker = pool._residents[target.key].lane.worker
+    if worker is None:
+        return 0
+    worker.resident_bytes()
+    return worker._host_pid or 0
+
+
 class Gathered:
     """A sink that keeps what it is told, as ``(kind, decoded payload)``."""
 

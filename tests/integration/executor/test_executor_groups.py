@@ -14,9 +14,19 @@ from loopai_common.contracts.tasks import Isolation
 from loopai_executor.domain import Program
 from loopai_executor.sandbox import lane as lanes
 from loopai_executor.sandbox.pool import Pool
-from tests.support.sandbox import LIMITS, PATIENCE_SECONDS, Gathered, eventually, program, run, started_pool, submit
+from tests.support.sandbox import (
+    COUNTS_CALLS,
+    LIMITS,
+    PATIENCE_SECONDS,
+    Gathered,
+    eventually,
+    program,
+    run,
+    started_pool,
+    submit,
+    worker_pid,
+)
 
-COUNTS = "n = 0\ndef run(x):\n    global n\n    n += 1\n    return n\n"
 DIES = "import os\ndef run(x):\n    if x == 'die':\n        os._exit(1)\n    return x\n"
 LOOPS = "def run(x):\n    while x == 'loop':\n        pass\n    return x\n"
 DIES_WHEN_LOADED = "import os\nos._exit(1)\ndef run(x):\n    return x\n"
@@ -44,21 +54,13 @@ async def answered(sinks: Sequence[Gathered]) -> list[list[tuple[int, Any]]]:
     return [sink.answers for sink in sinks]
 
 
-def worker_of(pool: Pool, target: Program) -> int:
-    """The process that the program is to run in, as the kernel numbers it."""
-    worker = pool._residents[target.key].lane.worker
-    assert worker is not None
-    worker.resident_bytes()
-    return worker._host_pid or 0
-
-
 async def test_members_share_a_worker_and_nobody_else_is_in_it(pool: Pool) -> None:
     members = [member(number) for number in range(5)]
     alone = program("def run(x):\n    return x\n", task="alone")
     for target in (*members, alone):
         await run(pool, target, [0])
-    assert len({worker_of(pool, target) for target in members}) == 1
-    assert worker_of(pool, alone) != worker_of(pool, members[0])
+    assert len({worker_pid(pool, target) for target in members}) == 1
+    assert worker_pid(pool, alone) != worker_pid(pool, members[0])
     assert pool.warm_programs == 6
     assert pool.workers == 2 + len(pool._spares)
 
@@ -80,7 +82,7 @@ async def test_what_comes_together_is_one_batch(pool: Pool) -> None:
 
 
 async def test_globals_are_fresh_for_each_call(pool: Pool) -> None:
-    members = [member(number, COUNTS) for number in range(3)]
+    members = [member(number, COUNTS_CALLS) for number in range(3)]
     for _ in range(2):
         for answers in await answered([submit(pool, target, [0, 0, 0]) for target in members]):
             assert answers == [(SUCCESS, 1)] * 3
@@ -115,12 +117,12 @@ async def test_member_that_loops_times_out_and_the_others_are_answered(pool: Poo
 async def test_member_that_does_not_load_says_so_and_the_others_go_on(pool: Pool, code: str) -> None:
     bad, good = member(0, code), member(1)
     await run(pool, good, [0])
-    pid = worker_of(pool, good)
+    pid = worker_pid(pool, good)
     for _ in range(2):
         failed, ran = await answered([submit(pool, bad, [1, 2]), submit(pool, good, [3])])
         assert [(kind, payload[0]) for kind, payload in failed] == [(AnswerKind.ERROR, "load_failed")] * 2
         assert ran == [(SUCCESS, [1, 3])]
-    assert worker_of(pool, good) == pid
+    assert worker_pid(pool, good) == pid
     assert pool.counts.failed_loads == 1
 
 
@@ -141,14 +143,14 @@ async def test_input_that_does_not_decode_fails_alone_among_members(pool: Pool) 
 
 
 async def test_task_that_changes_its_isolation_comes_and_goes(pool: Pool) -> None:
-    grouped, other = member(0, COUNTS), member(1)
+    grouped, other = member(0, COUNTS_CALLS), member(1)
     alone = replace(grouped, isolation=Isolation.CALL)
     await run(pool, other, [0])
     for _ in range(2):
         assert await run(pool, alone, [0, 0]) == [(SUCCESS, 1)] * 2
-        assert worker_of(pool, alone) != worker_of(pool, other)
+        assert worker_pid(pool, alone) != worker_pid(pool, other)
         assert await run(pool, grouped, [0, 0]) == [(SUCCESS, 1)] * 2
-        assert worker_of(pool, grouped) == worker_of(pool, other)
+        assert worker_pid(pool, grouped) == worker_pid(pool, other)
 
 
 async def test_more_members_than_share_a_worker_get_another(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +158,7 @@ async def test_more_members_than_share_a_worker_get_another(pool: Pool, monkeypa
     members = [member(number) for number in range(8)]
     for number, answers in enumerate(await answered([submit(pool, target, [1]) for target in members])):
         assert answers == [(SUCCESS, [number, 1])]
-    assert len({worker_of(pool, target) for target in members}) == 3
+    assert len({worker_pid(pool, target) for target in members}) == 3
 
 
 async def test_members_that_need_much_memory_are_spread_over_workers(pool: Pool) -> None:
@@ -164,7 +166,7 @@ async def test_members_that_need_much_memory_are_spread_over_workers(pool: Pool)
     for _ in range(2):
         for target in members:
             assert await run(pool, target, [1]) == [(SUCCESS, 60_001)]
-    assert 1 < len({worker_of(pool, target) for target in members}) < len(members)
+    assert 1 < len({worker_pid(pool, target) for target in members}) < len(members)
     assert not pool.counts.failed_loads
     assert not pool.counts.kills
 
@@ -183,7 +185,7 @@ async def test_least_recently_used_members_are_unloaded_together(monkeypatch: py
 async def test_worn_worker_is_replaced_behind_its_members(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     members = [member(number) for number in range(10)]
     await answered([submit(pool, target, [0]) for target in members])
-    first = worker_of(pool, members[0])
+    first = worker_pid(pool, members[0])
     idle = member(99)
     pool.warm(idle)
     await eventually(lambda: pool._residents[idle.key].loaded)
@@ -192,7 +194,7 @@ async def test_worn_worker_is_replaced_behind_its_members(pool: Pool, monkeypatc
     async def replaced() -> bool:
         for number, answers in enumerate(await answered([submit(pool, target, [1]) for target in members])):
             assert answers == [(SUCCESS, [number, 1])]
-        return worker_of(pool, members[0]) != first
+        return worker_pid(pool, members[0]) != first
 
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not await replaced():
@@ -208,12 +210,12 @@ async def test_replacement_that_a_member_spoils_is_done_without(pool: Pool, monk
     trap = replace(trap, code=trap.code.replace("LATEST", str(loop.time() + 5)))
     other = member(1)
     await answered([submit(pool, target, [0]) for target in (trap, other)])
-    first = worker_of(pool, other)
+    first = worker_pid(pool, other)
     while loop.time() < float(trap.code.split("> ")[1].split(":")[0]):
         await asyncio.sleep(0.05)
     monkeypatch.setattr(lanes, "_MAX_CALLS", 0)
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while (await run(pool, other, [7])) == [(SUCCESS, [1, 7])] and worker_of(pool, other) == first:
+        while (await run(pool, other, [7])) == [(SUCCESS, [1, 7])] and worker_pid(pool, other) == first:
             await asyncio.sleep(0.01)
     assert await run(pool, other, [8]) == [(SUCCESS, [1, 8])]
 

@@ -245,21 +245,22 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if self.pipeline and self.pipeline[0][0] is cycle and cycle.more_body:
             # It came behind requests that are not answered yet, and is told when it is its turn.
-            self.pipeline[0] = cycle, _Refusal(*self._refusal(error))
+            self.pipeline[0] = cycle, self._refusal(error)
             return
         if cycle is not None and not cycle.response_complete and not cycle.more_body:
             # What is refused came after a request that is being answered; that answer is the last one.
             cycle.keep_alive = False
             return
         if cycle is None or not cycle.response_started or cycle.response_complete:
-            status, headers, body = self._refusal(error)
-            head = b"".join(b"%b: %b\r\n" % header for header in headers)
+            refusal = self._refusal(error)
+            head = b"".join(b"%b: %b\r\n" % header for header in refusal.headers)
             asked_for_head = self._receiving and self._headers_complete and self.parser.get_method() == b"HEAD"
-            self.transport.write(STATUS_LINE[status] + head + b"\r\n" + (b"" if asked_for_head else body))
+            body = b"" if asked_for_head else refusal.body
+            self.transport.write(STATUS_LINE[refusal.status] + head + b"\r\n" + body)
         self.transport.close()
 
-    def _refusal(self, error: LoopaiError) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Status, headers and body of the answer that ends a connection."""
+    def _refusal(self, error: LoopaiError) -> "_Refusal":
+        """The answer that ends a connection."""
         trace_id = new_id()
         path = self.url.partition(b"?")[0].decode("latin-1")
         form = error_format(path)
@@ -274,17 +275,17 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
             *self.notices.get(version_named(path), ()),
             (b"connection", b"close"),
         ]
-        return status_of(error), headers, body
+        return _Refusal(status_of(error), headers, body)
 
 
+@dataclass(frozen=True, slots=True)
 class _Refusal:
-    """An application that answers a request that was refused while others before it were not answered yet."""
+    """An answer; as an application it gives it to a request whose turn has come."""
 
-    def __init__(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        self._status = status
-        self._headers = headers
-        self._body = body
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
 
     async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
-        await send({"type": "http.response.body", "body": self._body})
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": self.body})

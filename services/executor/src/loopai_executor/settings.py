@@ -46,8 +46,8 @@ class ExecutorSettings(WorkersSettings):
     max_programs: int = Field(
         default_factory=fitting_programs,
         ge=1,
-        description="Programs kept loaded; the least recently used one goes. Left out: what a quarter of the memory "
-        "holds at 4 MiB each, at least 64 and at most 1024.",
+        description="Programs kept loaded; the least recently used one goes. Those that share a worker count as one. "
+        "Left out: what a quarter of the memory holds at 4 MiB each, at least 64 and at most 1024.",
     )
     max_queued_items: int = Field(
         default=20_000,

@@ -404,21 +404,19 @@ class Lane:
         self._answered = 0
         self._pool.counts.kills[death.error.value] += 1
         culprit = None
+        for resident in owners:  # what runs again, or is answered below, counts there
+            resident.executions -= 1
         if not death.blamed:
             self._unblamed_deaths += 1
         if not death.blamed and self._unblamed_deaths > _MAX_UNBLAMED_DEATHS:
             refusal = refused(SandboxUnavailable("the sandbox keeps being restarted; try again"))
             for resident, job in zip(owners, jobs, strict=True):
-                resident.executions -= 1
                 self._finish(resident, [job], refusal)
         elif death.blamed and len(jobs) == 1:
             culprit = owners[0]
-            culprit.executions -= 1
             self._finish(culprit, jobs, (kind_of(death.error), error_payload(death.error, death.message)))
         else:
             left = [(resident, [job]) for resident, job in zip(owners, jobs, strict=True)]
-            for resident in owners:
-                resident.executions -= 1
             self._waiting += len(left)
             if death.blamed:
                 self._suspects.extend(left)

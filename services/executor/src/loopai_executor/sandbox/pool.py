@@ -107,7 +107,7 @@ class Pool:
             self._zygote = None
 
     def submit(self, program: Program, jobs: Sequence[Job]) -> None:
-        """Queues executions; each is answered at its sink. Raises ``Overloaded``, for one program at half the room."""
+        """Queues executions; each is answered at its sink. Raises ``Overloaded``, for one lane at half the room."""
         resident = self._resident(program)
         lane = resident.lane
         limit = self.limits.max_queued_items

@@ -23,7 +23,7 @@ from benchmarks.schedule import Stage
 from benchmarks.tally import Tally
 
 _SLACK_SECONDS = 30.0
-_RATE_OF_A_CLIENT = 30_000
+_RATE_OF_A_CLIENT = 50_000
 _ROOT = Path(__file__).parents[1]
 
 

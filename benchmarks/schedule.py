@@ -35,6 +35,10 @@ class Schedule:
         """The stage in which a request is due."""
         return min(bisect_right(self._firsts, number), len(self._stages)) - 1
 
+    def stage_at(self, seconds: float) -> int:
+        """The stage that is on then."""
+        return min(bisect_right(self._starts, seconds), len(self._stages)) - 1
+
     def due(self, number: int) -> float:
         """When a request is due."""
         at = self.stage(number)
@@ -48,7 +52,7 @@ class Schedule:
         """How many requests are due by then."""
         if seconds >= self.seconds:
             return self.requests
-        at = bisect_right(self._starts, seconds) - 1
+        at = self.stage_at(seconds)
         stage, passed = self._stages[at], seconds - self._starts[at]
         rate = stage.start_rate + (stage.end_rate - stage.start_rate) * passed / stage.seconds / 2
         return min(self.requests, int(self._firsts[at] + rate * passed) + 1)

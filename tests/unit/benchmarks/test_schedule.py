@@ -27,6 +27,7 @@ def test_a_stage_begins_when_the_one_before_it_ends() -> None:
     schedule = Schedule([STEADY, JUMP])
     assert schedule.requests == 1000
     assert [schedule.stage(number) for number in (0, 499, 500, 999)] == [0, 0, 1, 1]
+    assert [schedule.stage_at(schedule.due(number)) for number in (0, 499, 500, 999)] == [0, 0, 1, 1]
     assert [schedule.due(number) for number in (499, 500, 501)] == pytest.approx([9.98, 10.0, 10.002])
 
 

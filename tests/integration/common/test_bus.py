@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from nats.aio.msg import Msg
 
 from loopai_client.local.nats_server import NatsServer
 from loopai_common.contracts import subjects
@@ -297,6 +298,71 @@ async def test_every_instance_hears_an_event(url: str) -> None:
     async with running(one), running(two):
         await one.client.publish("loopai.test.event", b'{"items":[]}')
         await eventually(lambda: sorted(heard) == ["a", "b"])
+
+
+class Heard:
+    """What a bus was told directly; some of it raises."""
+
+    def __init__(self) -> None:
+        self.texts: list[bytes] = []
+        self.headers: list[dict[str, str] | None] = []
+
+    def take(self, message: Msg) -> None:
+        self.texts.append(message.data)
+        self.headers.append(message.headers)
+        if message.data == b"bug":
+            raise KeyError("secret-canary")
+
+
+async def test_direct_messages_arrive_in_order_whatever_waits_before_them(url: str) -> None:
+    heard = Heard()
+    sent = [b"%d" % number for number in range(100)]
+    async with running(new_bus("sender", url)) as sender, running(new_bus("listener", url)) as listener:
+        await listener.listen("tests.direct", heard.take)
+        await listener.client.flush()
+        for number, text in enumerate(sent):
+            if number % 10 == 0:  # waits for the flusher, so that the next ones wait too
+                await sender.client.publish("tests.other", b"something else")
+            if number % 25 == 0:  # gives it time
+                await asyncio.sleep(0.01)
+            sender.send("tests.direct", text, headers={"number": str(number)})
+        await eventually(lambda: len(heard.texts) == 100)
+    assert heard.texts == sent
+    assert heard.headers[7] == {"number": "7"}
+
+
+async def test_a_direct_handler_that_raises_hears_the_next_message(url: str) -> None:
+    heard = Heard()
+    async with running(new_bus("listener", url)) as bus:
+        await bus.listen("tests.raising", heard.take)
+        for text in (b"bug", b"next"):
+            bus.send("tests.raising", text)
+        await eventually(lambda: heard.texts == [b"bug", b"next"])
+        assert bus.metrics.errors._value.get() == 1
+        assert bus.connected
+
+
+async def test_a_direct_message_that_cannot_go_is_counted(url: str) -> None:
+    bus = new_bus("sender", url)
+    bus.send("tests.lost", b"before it is connected")
+    assert bus.metrics.errors._value.get() == 1
+    async with running(bus):
+        bus.send("tests.lost", b"x" * (bus.max_payload_bytes + 1))
+        await eventually(lambda: bus.metrics.errors._value.get() == 2)
+        assert (bus.connected, bus.in_flight) == (True, 0)
+
+
+async def test_direct_messages_go_on_after_the_server_was_away(own_server: NatsServer) -> None:
+    heard = Heard()
+    async with running(new_bus("listener", own_server.url)) as bus:
+        await bus.listen("tests.away", heard.take)
+        own_server.stop()
+        await eventually(lambda: not bus.connected)
+        bus.send("tests.away", b"meanwhile")
+        own_server.start()
+        await eventually(lambda: bus.connected)
+        bus.send("tests.away", b"afterwards")
+        await eventually(lambda: heard.texts == [b"meanwhile", b"afterwards"])
 
 
 async def test_the_bus_comes_back_after_the_server_was_away(own_server: NatsServer) -> None:

@@ -20,6 +20,7 @@ from faststream.nats import JStream, NatsBroker, NatsResponse, PullSub
 from faststream.nats.subscriber.usecases import LogicSubscriber
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
@@ -31,7 +32,7 @@ from loopai_common.contracts.base import Contract
 from loopai_common.contracts.health import Ping, Pong
 from loopai_common.errors import BusUnavailable, DeadlineExceeded, Internal, LoopaiError, PayloadTooLarge
 from loopai_common.permissions import inbox_prefix
-from loopai_common.runtime import context, tracing
+from loopai_common.runtime import context, direct, tracing
 from loopai_common.runtime.background import cancelled
 from loopai_common.runtime.errors import as_loopai_error, failure_headers, failure_of
 from loopai_common.runtime.health import Readiness
@@ -49,7 +50,6 @@ _DRAIN_POLL_SECONDS = 0.01
 _CONSUMERS_SECONDS = 10.0
 _ACK_SUBJECT = "$JS.ACK."
 _REQUESTS = "loopai.rpc."
-_MAX_RAW_PENDING_BYTES = 256 * 1024 * 1024
 
 Subscriber = Callable[[Callable[..., Awaitable[Any]]], Any]
 """Registers a handler; its one parameter is the contract that the message holds."""
@@ -92,6 +92,7 @@ class Bus:
         self._watching: asyncio.Task[None] | None = None
         self._reconnect_hooks: list[Callable[[], None]] = []
         self._raw_subscriptions: list[Any] = []  # nats.py leaves their drain() untyped
+        self._sends: set[asyncio.Task[None]] = set()
         self.broker = NatsBroker(
             [url.strip() for url in settings.nats_url.split(",")],
             name=f"loopai-{service}",
@@ -147,15 +148,8 @@ class Bus:
         await declare_streams(self._client.jetstream(timeout=_DECLARE_SECONDS))
         await self.broker.start()
         for subject, handler in self._raw.items():
-            self._raw_subscriptions.append(
-                await self._client.subscribe(
-                    subject,
-                    queue=self.service,
-                    cb=self._raw_callback(subject, handler),
-                    pending_msgs_limit=-1,
-                    pending_bytes_limit=_MAX_RAW_PENDING_BYTES,
-                )
-            )
+            taking = self._answering(subject, handler)
+            self._raw_subscriptions.append(await self._listen(subject, taking, queue=self.service))
         # A request sent now must find the subscriptions. nats.py writes the PING of a flush ahead of what is pending,
         # so only the answer to a second one says that the server has them.
         await self._client.flush()
@@ -252,6 +246,19 @@ class Bus:
         """
         self._raw[subject] = handler
 
+    async def listen(self, subject: str, handler: RawHandler) -> None:
+        """From now on the handler takes undecoded messages on ``subject``, at once, as they are read."""
+        await self._listen(subject, handler)
+
+    def send(self, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
+        """Sends a message at once, or as soon as it can go, behind those before it. Nobody is told when it is lost:
+        that is counted, and logged. Neither the subjects nor the headers are checked.
+        """
+        if self._client is None:
+            self._lost(subject, BusUnavailable("not connected to NATS"))
+        elif self._sends or not direct.write(self._client, subject, payload, reply, headers or {}):
+            self._send_soon(self._client, subject, payload, reply, headers)
+
     def on_reconnect(self, hook: Callable[[], None]) -> None:
         """Calls ``hook`` when the connection is back: what was told meanwhile to every instance was not heard."""
         self._reconnect_hooks.append(hook)
@@ -265,11 +272,23 @@ class Bus:
 
         self.on(subjects.ping(self.service))(ping)
 
-    def _raw_callback(self, subject: str, handler: RawHandler) -> Callable[[Msg], Awaitable[None]]:
+    async def _listen(self, subject: str, handler: RawHandler, *, queue: str = "") -> Subscription:
+        def guarded(message: Msg) -> None:
+            try:
+                handler(message)
+            except Exception:
+                self.metrics.errors.inc()
+                log.exception("handler_failed", subject=subject)
+
+        subscription = await self.client.subscribe(subject, queue=queue)
+        direct.hand_on(subscription, guarded)
+        return subscription
+
+    def _answering(self, subject: str, handler: RawHandler) -> RawHandler:
         ok = self.metrics.messages.labels(subject, "ok")
         failed = self.metrics.messages.labels(subject, "error")
 
-        async def callback(message: Msg) -> None:
+        def taking(message: Msg) -> None:
             try:
                 handler(message)
             except Exception as error:
@@ -280,11 +299,30 @@ class Bus:
                     known = Internal("something unforeseen happened; the log has the cause")
                 if message.reply:
                     reply = _failed(known)
-                    await self.client.publish(message.reply, reply.body, headers=reply.headers)
+                    self._send_soon(self.client, message.reply, reply.body, "", reply.headers)
             else:
                 ok.inc()
 
-        return callback
+        return taking
+
+    def _send_soon(
+        self, client: Client, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None
+    ) -> None:
+        self.in_flight += 1
+        task = asyncio.create_task(client.publish(subject, payload, reply, headers=dict(headers) if headers else None))
+        self._sends.add(task)
+        task.add_done_callback(lambda task: self._sent(subject, task))
+
+    def _sent(self, subject: str, task: "asyncio.Task[None]") -> None:
+        self._sends.discard(task)
+        self.in_flight -= 1
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._lost(subject, error)
+
+    def _lost(self, subject: str, error: BaseException) -> None:
+        self.metrics.errors.inc()
+        log.warning("message_not_sent", subject=subject_class(subject), error_type=type(error).__name__)
 
     def _boundary(self, message: Any, /, *, context: Any) -> "Boundary":
         return Boundary(message, context=context, bus=self)

@@ -13,7 +13,7 @@ from benchmarks.bench import Bench, Figure
 from benchmarks.processes import cpu_seconds
 from loopai_client import demo
 from loopai_common.contracts import subjects
-from loopai_common.contracts.frames import FRAME_FORMAT, AnswerKind, Frame, FrameGroup, FrameItem, FramePart
+from loopai_common.contracts.frames import FRAME_FORMAT, AnswerKind, Frame, FrameGroup, FramePart
 
 NAME = "executor_alone"
 
@@ -30,8 +30,8 @@ def run(bench: Bench) -> Iterator[Figure]:
     pids = {name: [bench.stack.pids[name]] for name in ("executor", "nats-server")}
     texts = [message.text for message in demo.messages()[: max(_SIZES)]]
     for size in _SIZES:
-        items = [FrameItem("e", "", 1000, 0, msgspec.Raw(msgspec.json.encode({"text": text}))) for text in texts[:size]]
-        payload = msgspec.json.encode(Frame(FRAME_FORMAT, [FrameGroup(tiny.task_id, 0, items)]))
+        inputs = [msgspec.Raw(msgspec.json.encode({"text": text})) for text in texts[:size]]
+        payload = msgspec.json.encode(Frame(FRAME_FORMAT, [FrameGroup(tiny.task_id, 0, 1000, ["e"] * size, inputs)]))
 
         async def work(client: Client, payload: bytes = payload, size: int = size) -> tuple[int, float]:
             await _drive(client, payload, size, 0.5)
@@ -64,11 +64,12 @@ async def _drive(client: Client, payload: bytes, size: int, seconds: float) -> t
 
     async def on_part(message: Msg) -> None:
         nonlocal answered
-        answers = [answer for group in _decode(message.data).groups for answer in group.answers]
-        if any(answer.kind != AnswerKind.SUCCESS for answer in answers):
+        groups = _decode(message.data).groups
+        if any(group.kind != AnswerKind.SUCCESS for group in groups):
             raise RuntimeError(f"an execution failed: {message.data[:200]!r}")
-        answered += len(answers)
-        left[message.subject] -= len(answers)
+        count = sum(len(group.payloads) for group in groups)
+        answered += count
+        left[message.subject] -= count
         if left[message.subject] > 0:
             return
         del left[message.subject]

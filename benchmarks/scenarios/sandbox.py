@@ -4,7 +4,7 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from benchmarks.processes import cpu_seconds
 from loopai_client import demo
 from loopai_common.contracts.frames import AnswerKind
 from loopai_common.contracts.tasks import Isolation
-from loopai_executor.domain import MAX_BATCH, Job, Program
+from loopai_executor.domain import Jobs, Program
 from loopai_executor.sandbox.loading import load
 from loopai_executor.sandbox.pool import Pool
 from tests.support.sandbox import LIMITS, PATIENCE_SECONDS, program, started_pool
@@ -23,6 +23,7 @@ from tests.support.sandbox import LIMITS, PATIENCE_SECONDS, program, started_poo
 NAME = "sandbox"
 
 _WORKERS = 20
+_BATCH = 64
 _SECONDS = 1.0
 
 
@@ -51,7 +52,7 @@ async def _measure() -> list[Figure]:
         own_worker_cpu = await _isolated(pool, renewed)
     alone = _alone()
     note = f"median of {_WORKERS}"
-    batch = f"CPU of executor and worker, batches of {MAX_BATCH}, one in flight"
+    batch = f"CPU of executor and worker, batches of {_BATCH}, one in flight"
     return [
         Figure(NAME, "fork a locked worker", statistics.median(forks), "ms", note),
         Figure(NAME, "load a program into it", statistics.median(loads), "ms", note),
@@ -69,13 +70,13 @@ class _Batch:
     deadline = float("inf")
 
     def __init__(self) -> None:
-        self._left = MAX_BATCH
+        self._left = _BATCH
         self.done = asyncio.get_running_loop().create_future()
 
-    def answer(self, job: Job, kind: int, payload: msgspec.Raw, latency_us: int) -> None:
+    def answer(self, indexes: Sequence[int], kind: int, payloads: Sequence[msgspec.Raw], latency_us: int) -> None:
         if kind != AnswerKind.SUCCESS:
-            raise RuntimeError(f"an execution failed: {bytes(payload)!r}")
-        self._left -= 1
+            raise RuntimeError(f"an execution failed: {bytes(payloads[0])!r}")
+        self._left -= len(indexes)
         if self._left == 0:
             self.done.set_result(None)
 
@@ -88,7 +89,7 @@ async def _batch_ms(pool: Pool, target: Program, inputs: list[msgspec.Raw]) -> f
 
 async def _run_batch(pool: Pool, target: Program, inputs: list[msgspec.Raw]) -> None:
     sink = _Batch()
-    pool.submit(target, [Job(sink, index, 1000, False, value) for index, value in enumerate(inputs)])
+    pool.submit(target, [Jobs(sink, 1000, range(len(inputs)), inputs)])
     async with asyncio.timeout(PATIENCE_SECONDS):
         await sink.done
 
@@ -98,14 +99,14 @@ async def _isolated(pool: Pool, target: Program) -> float:
     inputs = _inputs()
     executions, started, cpu = 0, 0.0, 0.0
     while not started or time.perf_counter() - started < _SECONDS:
-        if executions == 2 * MAX_BATCH and not started:
+        if executions == 2 * _BATCH and not started:
             executions, started, cpu = (
                 0,
                 time.perf_counter(),
                 _cpu_seconds(),
             )  # loaded, and the size of its batches found
         await _run_batch(pool, target, inputs)
-        executions += MAX_BATCH
+        executions += _BATCH
     return (_cpu_seconds() - cpu) * 1e6 / executions
 
 
@@ -127,4 +128,4 @@ def _alone() -> float:
 
 
 def _inputs() -> list[msgspec.Raw]:
-    return [msgspec.Raw(msgspec.json.encode({"text": message.text})) for message in demo.messages()[:MAX_BATCH]]
+    return [msgspec.Raw(msgspec.json.encode({"text": message.text})) for message in demo.messages()[:_BATCH]]

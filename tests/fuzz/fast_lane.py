@@ -29,9 +29,10 @@ from loopai_api.routes.executions import execution_routes
 from loopai_api.security import Guard
 from loopai_api.versions import VERSIONS, Deprecation, deprecation_headers
 from loopai_common.contracts.execution import ExecutionRecord
-from loopai_common.contracts.frames import Frame, FrameAnswer, FrameAnswerGroup, FramePart
+from loopai_common.contracts.frames import FRAME_FORMAT, Frame, FrameAnswerGroup, FramePart
 from loopai_common.errors import StoreUnavailable, TaskNotFound
 from tests.fuzz.invariants import Choices, Stage, require
+from tests.support.frames import asked
 
 _TURNS = 60
 _NOTICES = deprecation_headers({"v1": Deprecation(since=datetime(2027, 1, 1, tzinfo=UTC))})
@@ -204,20 +205,15 @@ class _Executor:
     engine: ExecutionEngine
 
     def send(self, frame_id: int, payload: bytes, deadline: float) -> None:
-        index = 0
-        groups = []
-        for group in msgspec.json.decode(payload, type=Frame).groups:
-            answers = [_executed(index + n, item.input) for n, item in enumerate(group.items)]
-            index += len(answers)
-            groups.append(FrameAnswerGroup("task", "program", 1, answers))
-        part = msgspec.json.encode(FramePart(1, groups))
+        groups = [_executed(index, value) for index, _, _, value in asked(msgspec.json.decode(payload, type=Frame))]
+        part = msgspec.json.encode(FramePart(FRAME_FORMAT, groups))
         asyncio.get_running_loop().call_soon(self.engine.on_part, frame_id, part)
 
 
-def _executed(index: int, value: msgspec.Raw) -> FrameAnswer:
-    if bytes(value) == b"1":
-        return FrameAnswer(index, 1, 5, False, msgspec.Raw(b'["program_raised","asked to"]'))
-    return FrameAnswer(index, 0, 5, False, value)
+def _executed(index: int, value: msgspec.Raw) -> FrameAnswerGroup:
+    raises = bytes(value) == b"1"
+    payload = msgspec.Raw(b'["program_raised","asked to"]') if raises else value
+    return FrameAnswerGroup("task", "program", 1, int(raises), 5, False, [index], [payload])
 
 
 class _Transport(asyncio.Transport):

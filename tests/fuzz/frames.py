@@ -19,38 +19,49 @@ from loopai_common.contracts.artifacts import (
 )
 from loopai_common.contracts.base import ArtifactId, Contract, Digest, TaskId, Version
 from loopai_common.contracts.execution import EncodedRecord, ExecutionError, ExecutionRecord
-from loopai_common.contracts.frames import AnswerKind, Frame, FrameGroup, FrameItem, FramePart
+from loopai_common.contracts.frames import FRAME_FORMAT, AnswerKind, Frame, FrameGroup, FrameMark, FramePart
 from loopai_common.errors import MalformedJson, Overloaded, TaskNotFound
 from loopai_common.runtime.errors import failure_of
 from loopai_common.runtime.rpc import RpcClient
 from loopai_executor.adapters.nats_program_source import NatsProgramSource
 from loopai_executor.catalogue import Catalogue
-from loopai_executor.domain import Counts, Job, Program, error_payload
+from loopai_executor.domain import Counts, Jobs, Program, error_payload
 from loopai_executor.ports import Trial
 from loopai_executor.recording import Recorder, encode_record
 from loopai_executor.service import ExecutionService
 from tests.fuzz.invariants import Choices, Stage, require
+from tests.support.frames import answered
 
 T = TypeVar("T", bound=Contract)
 
 _CODE = "def run(input): return 1\n"
 
 
-def _frame(*groups: FrameGroup, version: int = 1) -> bytes:
+def _frame(*groups: FrameGroup, version: int = FRAME_FORMAT) -> bytes:
     return b"\x00" + msgspec.json.encode(Frame(version, list(groups)))
 
 
-_ITEM = FrameItem("01938f5e-3a6b-7c4d-9e1f-2a3b4c5d6e7f", "", 100, 1, msgspec.Raw(b'{"text":"x"}'))
+def _group(task: str, version: int, count: int) -> FrameGroup:
+    ids = ["01938f5e-3a6b-7c4d-9e1f-2a3b4c5d6e7f"] * count
+    marks = {0: FrameMark("mine", force_validation=True)} if count > 1 else {}
+    return FrameGroup(task, version, 100, ids, [msgspec.Raw(b'{"text":"x"}')] * count, marks)
+
+
 SEEDS = (
-    _frame(FrameGroup("known", 0, [_ITEM, _ITEM]), FrameGroup("unknown", 3, [_ITEM])),
-    _frame(FrameGroup("known", 2**40, [_ITEM]), FrameGroup("no name", -1, [_ITEM]), FrameGroup("", 0, [])),
-    _frame(FrameGroup("known", 0, [_ITEM] * 257)),
-    _frame(FrameGroup("known", 0, [_ITEM]), version=2),
-    b"\x00[1,[" + b"[" * 2000,
-    b'\x00[1,[["\xff",0,[["","",1,0,"\xff"]]]]]',
+    _frame(_group("known", 0, 2), _group("unknown", 3, 1)),
+    _frame(_group("known", 2**40, 1), _group("no name", -1, 1), _group("", 0, 0)),
+    _frame(_group("known", 0, 257)),
+    _frame(_group("known", 0, 1), version=1),
+    b"\x00[2,[" + b"[" * 2000,
+    b'\x00[2,[["\xff",0,1,["\xff"],["\xff"]]]]',
+    b'\x00[2,[["known",0,1,["",""],[1]]]]',
+    b'\x00[2,[["known",0,1,[""],[1],{"-1":["",false,""],"7":["c",true,"t"]}]]]',
     b"\x01" + bytes(range(64)),
 )
-DICTIONARY = (b"[1,[", b'["known",0,[', b'["","",0,0,1]', b"]]]", b"-1", b"1e999", b"18446744073709551616", b"\\u0000")
+DICTIONARY = (
+    *(b"[2,[", b'["known",0,1,', b'["",""],', b"[1,2]", b'{"0":["",true,""]}', b"]]]"),
+    *(b"-1", b"1e999", b"18446744073709551616", b"\\u0000"),
+)
 
 _stage = Stage()
 
@@ -104,14 +115,15 @@ class PoolInMemory:
 
     queued = 0
 
-    def submit(self, program: Program, jobs: Sequence[Job]) -> None:
-        if len(jobs) > 200:
+    def submit(self, program: Program, work: Sequence[Jobs]) -> None:
+        if sum(map(len, work)) > 200:
             raise Overloaded("too many executions are waiting; try again later")
-        for job in jobs:
-            if job.index % 3 == 2:
-                job.sink.answer(job, AnswerKind.ERROR, error_payload(ExecutionError.RAISED, "asked to"), 1)
-            else:
-                job.sink.answer(job, AnswerKind.SUCCESS, msgspec.Raw(b"1"), 1)
+        for jobs in work:
+            for job in jobs.each():
+                if job.indexes[0] % 3 == 2:
+                    job.answer(AnswerKind.ERROR, error_payload(ExecutionError.RAISED, "asked to"))
+                else:
+                    job.answer(AnswerKind.SUCCESS, msgspec.Raw(b"1"))
 
     def warm(self, program: Program) -> None:
         """Everything is warm."""
@@ -162,18 +174,13 @@ async def _scenario(body: bytes) -> None:
     except MalformedJson:
         require(parts.owed == 0 and not parts.parts, "a frame that is refused leaves no reply open")
         return
-    items = sum(len(group.items) for group in msgspec.json.decode(body, type=Frame).groups)
+    items = sum(len(group.inputs) for group in msgspec.json.decode(body, type=Frame).groups)
     for _ in range(1000):
         if not parts.owed:
             break
         await asyncio.sleep(0)
     require(parts.owed == 0, "the reply to a frame ends")
-    answers = [
-        answer
-        for part in parts.parts
-        for group in msgspec.json.decode(part, type=FramePart).groups
-        for answer in group.answers
-    ]
+    answers = answered(msgspec.json.decode(part, type=FramePart) for part in parts.parts)
     require(sorted(a.index for a in answers) == list(range(items)), "every item is answered exactly once")
     await service.close()
     await recorder.close()
@@ -184,13 +191,23 @@ def _built(choices: Choices) -> bytes:
     groups: list[FrameGroup] = []
     while not choices.exhausted and len(groups) < 20:
         task = ("known", "unknown", choices.some(20).decode("latin-1"))[choices.below(3)]
-        item = FrameItem(
-            choices.some(8).decode("latin-1"),
-            "",
-            (0, 1, -1, 60_001, 2**70)[choices.below(5)],
-            (0, 1, -1, 2**70)[choices.below(4)],
-            msgspec.Raw((b"1", b"null", b'"\xff"', b"1e999")[choices.below(4)]),
-        )
         version = (0, 1, -1, 2**31, 2**63, 2**70)[choices.below(6)]
-        groups.append(FrameGroup(task, version, [item] * choices.below(24)))
-    return msgspec.json.encode(Frame((1, 1, 1, 2)[choices.below(4)], groups))
+        count = choices.below(24)
+        marks = {
+            choices.below(30) - 1: FrameMark(
+                choices.some(8).decode("latin-1"), bool(choices.below(2)), choices.some(8).decode("latin-1")
+            )
+            for _ in range(choices.below(3))
+        }
+        group = FrameGroup(
+            task,
+            version,
+            (0, 1, -1, 60_001, 2**70)[choices.below(5)],
+            [choices.some(8).decode("latin-1")] * count,
+            [msgspec.Raw((b"1", b"null", b'"\xff"', b"1e999")[choices.below(4)])] * count,
+            marks,
+        )
+        if choices.below(20) == 0:
+            group.execution_ids.append("")
+        groups.append(group)
+    return msgspec.json.encode(Frame((2, 2, 2, 1)[choices.below(4)], groups))

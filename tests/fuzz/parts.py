@@ -7,7 +7,7 @@ import msgspec
 from loopai_api.execution.engine import Execution, ExecutionEngine
 from loopai_api.execution.metrics import ExecutionMetrics
 from loopai_api.execution.rendering import Origin, render_execution
-from loopai_common.contracts.frames import FrameAnswer, FrameAnswerGroup, FrameItem, FramePart
+from loopai_common.contracts.frames import FRAME_FORMAT, FrameAnswerGroup, FramePart
 from loopai_common.errors import LoopaiError
 from tests.fuzz.invariants import Choices, Stage, require
 
@@ -24,17 +24,29 @@ _PAYLOADS = (
 )
 
 
-def _part(*answers: FrameAnswer) -> bytes:
-    return b"\x00" + msgspec.json.encode(FramePart(1, [FrameAnswerGroup("id", "program", 1, list(answers))]))
+def _part(kind: int, latency_us: int, indexes: list[int], payload: bytes) -> bytes:
+    payloads = [msgspec.Raw(payload)] * len(indexes)
+    group = FrameAnswerGroup("id", "program", 1, kind, latency_us, kind > 0, indexes, payloads)
+    return b"\x00" + msgspec.json.encode(FramePart(FRAME_FORMAT, [group]))
 
 
 SEEDS = (
-    *(_part(FrameAnswer(i % 4, i % 5, 5, True, msgspec.Raw(payload))) for i, payload in enumerate(_PAYLOADS)),
-    _part(*(FrameAnswer(i, 0, 10, False, msgspec.Raw(b"1")) for i in (0, 0, 1, -1, 7, 2, 3))),
-    b"\x00[1,[" + b"[" * 2000,
+    *(_part(i % 5, 5, [i % 4], payload) for i, payload in enumerate(_PAYLOADS)),
+    _part(0, 10, [0, 0, 1, -1, 7, 2, 3], b"1"),
+    b'\x00[2,[["i","p",1,0,5,false,[0,1],[1]]]]',
+    b"\x00[2,[" + b"[" * 2000,
     b"\x01" + bytes(range(64)),
 )
-DICTIONARY = (b"[1,[", b'["i","p",1,[', b"[0,0,1,false,", b"]]]", b"-1", b"1e999", b"18446744073709551616", b"\\u0000")
+DICTIONARY = (
+    b"[2,[",
+    b'["i","p",1,0,5,false,',
+    b"[0,1],",
+    b"]]]",
+    b"-1",
+    b"1e999",
+    b"18446744073709551616",
+    b"\\u0000",
+)
 
 _stage = Stage()
 
@@ -54,10 +66,10 @@ class _Caller(Execution):
     def __init__(self) -> None:
         self.told = 0
 
-    def answered(self, origin: Origin, answer: FrameAnswer) -> None:
+    def answered(self, origin: Origin, payload: msgspec.Raw) -> None:
         self.told += 1
         try:
-            render_execution(self.item, origin, answer, "spam")
+            render_execution(origin, payload, self.execution_id, None, "spam")
         except LoopaiError:
             return
 
@@ -75,7 +87,7 @@ async def _scenario(choices: Choices) -> None:
     engine.start()
     callers = [_Caller() for _ in range(_EXECUTIONS)]
     for caller in callers:
-        engine.submit(caller, "t", 0, FrameItem("e", "", 1000, 0, msgspec.Raw(b"1")), 1)
+        engine.submit(caller, ("t", 0, 1000), "e", msgspec.Raw(b"1"))
     await asyncio.sleep(0)
     raw = choices.below(2) == 0
     while not choices.exhausted:
@@ -88,16 +100,21 @@ async def _scenario(choices: Choices) -> None:
 
 def _built(choices: Choices) -> bytes:
     """A part with the right shape and odd content."""
-    answers = [
-        FrameAnswer(
-            choices.below(7) - 1,
+    groups = []
+    for _ in range(choices.below(5)):
+        count = choices.below(3)
+        names = choices.some(6).decode("latin-1")
+        group = FrameAnswerGroup(
+            names,
+            names,
+            choices.below(3),
             (0, 1, 2, 3, 4, -1, 2**70)[choices.below(7)],
             (0, 5, -1, 2**63)[choices.below(4)],
             bool(choices.below(2)),
-            msgspec.Raw(_PAYLOADS[choices.below(len(_PAYLOADS))]),
+            [choices.below(7) - 1 for _ in range(count)],
+            [msgspec.Raw(_PAYLOADS[choices.below(len(_PAYLOADS))]) for _ in range(count)],
         )
-        for _ in range(choices.below(5))
-    ]
-    names = choices.some(6).decode("latin-1")
-    group = FrameAnswerGroup(names, names, choices.below(3), answers)
-    return msgspec.json.encode(FramePart(choices.below(3), [group]))
+        if choices.below(20) == 0:
+            group.indexes.append(0)
+        groups.append(group)
+    return msgspec.json.encode(FramePart(choices.below(4), groups))

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ import msgspec
 from loopai_common.contracts.execution import ExecutionError
 from loopai_common.contracts.failure import Failure
 from loopai_common.contracts.frames import AnswerKind
-from loopai_executor.domain import Counts, Job, Program
+from loopai_executor.domain import Counts, Jobs, Program
 from loopai_executor.sandbox.limits import PoolLimits
 from loopai_executor.sandbox.pool import Pool
 from loopai_executor.sandbox.process import Ticker, WorkerProcess, death_of
@@ -36,30 +36,33 @@ _PROGRAM = Program("task", "task", "program", 1, "", "run", True, True, 0.0)
 _JOBS = 10
 _EXIT_CODES = (-9, -31, 0, 1, -24, -11)
 _ANSWERS = (
-    b'[0,"spam"]',
-    b"[0,1]",
-    b'[1,["program_raised","x"]]',
-    b'[2,["limit_time","x"]]',
-    b'[1,["unknown","x"]]',
-    b'[3,{"code":"input_schema_violation","message":"m"}]',
-    b'[3,{"code":"internal","message":"m"}]',
-    b'[0,"\xff"]',
-    b'[1,"\xff"]',
-    b"[0,1e999]",
-    b"[-1,1]",
-    b"[99999999999999999999,1]",
-    b"[0," + b"[" * 300 + b"]" * 300 + b"]",
+    b'[0,["spam"]]',
+    b"[0,[1]]",
+    b"[0,[1,2,3]]",
+    b"[0,[]]",
+    b'[1,[["program_raised","x"]]]',
+    b'[1,[["program_raised","x"],["program_raised","y"],["unknown","z"]]]',
+    b'[2,[["limit_time","x"]]]',
+    b'[1,[["unknown","x"]]]',
+    b'[3,[{"code":"input_schema_violation","message":"m"}]]',
+    b'[3,[{"code":"internal","message":"m"}]]',
+    b'[0,["\xff"]]',
+    b'[1,["\xff"]]',
+    b"[0,[1e999]]",
+    b"[-1,[1]]",
+    b"[99999999999999999999,[1]]",
+    b"[0,[" + b"[" * 300 + b"]" * 300 + b"]]",
 )
-_DONE = frame(b"[[0,null]]")
+_DONE = frame(b"[[0,[null]]]")
 SEEDS = (
     bytes([1, 1, 1, 8, *[0] * 8, 1, 2, 1, 1]),
     bytes([1, 1, 1, 3, 1, 2, 3, 1, 5, 4, 5, 6, 7, 8]),
-    b"\x00\x00" + _DONE + frame(b"[[0,1]]") + frame(b"[[0,1]]"),
+    b"\x00\x00" + _DONE + frame(b"[[0,[1]]]") + frame(b"[[0,[1]]]"),
     b"\x00\x02" + b"\xff\xff\xff\xff",
     b"\x00\x02" + frame(b"[" * 1500),
     bytes(range(2, 60)),
 )
-DICTIONARY = (b"[[0,", b"]]", b'[1,["crashed","', b'"]]', b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"1e999")
+DICTIONARY = (b"[[0,[", b"]]]", b'[1,[["crashed","', b'"]]]', b"\x00\x00\x00\x00", b"\xff\xff\xff\xff", b"1e999")
 
 _stage = Stage()
 
@@ -94,7 +97,7 @@ def _chunk(choices: Choices) -> bytes:
         case 3:
             return frame(choices.some(200))
         case _:
-            whole = frame(b"[[0,1]]") * (1 + choices.below(3))
+            whole = frame(b"[[0,[1]]]") * (1 + choices.below(3))
             return whole[: choices.below(len(whole) + 1)]
 
 
@@ -175,10 +178,12 @@ class _Sink:
         self.left = set(range(count))
         self.done = asyncio.get_running_loop().create_future()
 
-    def answer(self, job: Job, kind: int, payload: msgspec.Raw, latency_us: int) -> None:
-        require(job.index in self.left, "nobody is answered twice")
-        self.left.discard(job.index)
-        _well_formed(kind, bytes(payload))
+    def answer(self, indexes: Sequence[int], kind: int, payloads: Sequence[msgspec.Raw], latency_us: int) -> None:
+        require(self.left.issuperset(indexes), "nobody is answered twice")
+        self.left.difference_update(indexes)
+        require(len(indexes) == len(payloads), "each has a payload of its own")
+        for payload in payloads:
+            _well_formed(kind, bytes(payload))
         require(latency_us >= 0, "time does not run backwards")
         if not self.left:
             self.done.set_result(None)
@@ -200,7 +205,8 @@ async def _scenario(script: _Script) -> None:
     pool = _ScriptedPool(script)
     sink = _Sink(_JOBS)
     try:
-        pool.submit(_PROGRAM, [Job(sink, index, 500, False, msgspec.Raw(b"1")) for index in range(_JOBS)])
+        inputs = [msgspec.Raw(b"1")] * _JOBS
+        pool.submit(_PROGRAM, Jobs(sink, 500, range(_JOBS), inputs).split(_JOBS // 2))
         await sink.done
         require(pool.queued == 0, "what is queued is what was not answered")
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from loopai_common.contracts.frames import AnswerKind
-from loopai_executor.domain import Counts, Job, Program
+from loopai_executor.domain import Counts, Jobs, Program
 from loopai_executor.sandbox.limits import PoolLimits
 from loopai_executor.sandbox.pool import Pool
 
@@ -65,10 +65,11 @@ class Gathered:
         self._left = count
         self.done = asyncio.get_running_loop().create_future()
 
-    def answer(self, job: Job, kind: int, payload: msgspec.Raw, latency_us: int) -> None:
-        assert self.answers[job.index] == (-1, None), "answered twice"
-        self.answers[job.index] = (AnswerKind(kind), msgspec.json.decode(payload))
-        self._left -= 1
+    def answer(self, indexes: Sequence[int], kind: int, payloads: Sequence[msgspec.Raw], latency_us: int) -> None:
+        for index, payload in zip(indexes, payloads, strict=True):
+            assert self.answers[index] == (-1, None), "answered twice"
+            self.answers[index] = (AnswerKind(kind), msgspec.json.decode(payload))
+            self._left -= 1
         if self._left == 0 and not self.done.done():
             self.done.set_result(None)
 
@@ -79,7 +80,7 @@ def submit(
     """Submits inputs, given as JSON bytes or as values."""
     sink = Gathered(len(inputs), deadline)
     raws = [msgspec.Raw(i if isinstance(i, bytes) else msgspec.json.encode(i)) for i in inputs]
-    pool.submit(target, [Job(sink, index, timeout_ms, False, raw) for index, raw in enumerate(raws)])
+    pool.submit(target, [Jobs(sink, timeout_ms, range(len(raws)), raws)])
     return sink
 
 

@@ -6,23 +6,24 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import msgspec
 import pytest
 from nats.js.api import ConsumerConfig
 
 from loopai_client.local.nats_server import NatsServer
 from loopai_common.contracts import subjects
 from loopai_common.contracts.execution import ExecutionRecord, RecordStatus
-from loopai_common.contracts.frames import FORCE_VALIDATION, FRAME_FORMAT, Frame, FrameGroup, FrameItem
+from loopai_common.contracts.frames import FRAME_FORMAT, Frame, FrameMark
 from loopai_common.identifiers import new_id
 from loopai_executor.handlers import COMMANDS_CONSUMER
 from tests.integration.executor.test_executor_over_nats import Stage
 from tests.integration.executor.test_executor_over_nats import executor as executor_here
 from tests.integration.executor.test_executor_process import executor as executor_process
 from tests.support.bus import jetstream_of, new_bus, running
+from tests.support.frames import frame_group
 from tests.support.sandbox import PATIENCE_SECONDS
 from tests.support.stub_store import StubStore
 
+FORCED = FrameMark("from-a-frame", force_validation=True)
 ECHO = "def run(x):\n    return x\n"
 
 
@@ -279,8 +280,8 @@ class TestSampling:
         frame = Frame(
             FRAME_FORMAT,
             [
-                FrameGroup("echo", 0, [_item(new_id(), 4), _item(framed, 5, FORCE_VALIDATION)]),
-                FrameGroup("echo", 1, [_item(refused, "x", FORCE_VALIDATION), _item(new_id(), 6)]),
+                frame_group("echo", 4, 5, ids=[new_id(), framed], marks={1: FORCED}),
+                frame_group("echo", "x", 6, version=1, ids=[refused, new_id()], marks={0: FORCED}),
             ],
         )
         answers, _ = await staffed.stage.frame(frame, 4)
@@ -308,7 +309,3 @@ class TestSampling:
             executions = [{"input": n, "force_validation": True} for n in range(300)]
             await office.stage.execute("echo", {"executions": executions})
         await until(lambda: len(office.events) == 300)
-
-
-def _item(execution_id: str, value: Any, flags: int = 0) -> FrameItem:
-    return FrameItem(execution_id, "from-a-frame", 0, flags, msgspec.Raw(json.dumps(value).encode()))

@@ -18,13 +18,10 @@ from loopai_common.contracts.artifacts import ArtifactActivated
 from loopai_common.contracts.execution import CheckExample, CheckProgram, CheckReport
 from loopai_common.contracts.failure import ERROR_CODE_HEADER
 from loopai_common.contracts.frames import (
-    FORCE_VALIDATION,
     FRAME_FORMAT,
     AnswerKind,
     Frame,
-    FrameAnswer,
-    FrameGroup,
-    FrameItem,
+    FrameMark,
     FramePart,
 )
 from loopai_common.contracts.health import Ping, Pong
@@ -34,10 +31,12 @@ from loopai_common.runtime.rpc import RpcClient
 from loopai_executor.main import create_app
 from loopai_executor.settings import ExecutorSettings
 from tests.support.bus import new_bus, running
+from tests.support.frames import Answered, answered, frame_group
 from tests.support.sandbox import PATIENCE_SECONDS
 from tests.support.stub_store import StubStore, activated
 
 SPAM = 'def run(input):\n    return "spam" if "free" in input["text"] else "ham"\n'
+FORCED = FrameMark(force_validation=True)
 TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 
 
@@ -61,21 +60,20 @@ class Stage:
         message = await self.request(subjects.execute(task, version), body)
         return json.loads(message.data)
 
-    async def frame(self, frame: Frame, count: int) -> tuple[dict[int, FrameAnswer], list[FramePart]]:
+    async def frame(self, frame: Frame, count: int) -> tuple[dict[int, Answered], list[FramePart]]:
         """Sends a frame and gathers the parts until ``count`` items are answered."""
         inbox = self.bus.client.new_inbox()
         subscription = await self.bus.client.subscribe(inbox)
         await self.bus.client.publish(subjects.FRAMES, msgspec.json.encode(frame), reply=inbox)
-        answers: dict[int, FrameAnswer] = {}
+        answers: dict[int, Answered] = {}
         parts: list[FramePart] = []
         while len(answers) < count:
             message = await subscription.next_msg(timeout=PATIENCE_SECONDS)
             part = msgspec.json.decode(message.data, type=FramePart)
             parts.append(part)
-            for group in part.groups:
-                for answer in group.answers:
-                    assert answer.index not in answers, "answered twice"
-                    answers[answer.index] = answer
+            for answer in answered([part]):
+                assert answer.index not in answers, "answered twice"
+                answers[answer.index] = answer
         await subscription.unsubscribe()
         return answers, parts
 
@@ -99,10 +97,6 @@ async def stage(nats_server: NatsServer) -> AsyncIterator[Stage]:
         yield Stage(bus, store)
 
 
-def _item(value: Any, *, timeout_ms: int = 0, flags: int = 0) -> FrameItem:
-    return FrameItem("e", "", timeout_ms, flags, msgspec.Raw(json.dumps(value).encode()))
-
-
 async def test_single_request_is_answered_with_its_result(stage: Stage) -> None:
     task = stage.store.add("spam", SPAM, input_schema=TEXT)
     for reference in ("spam", str(task.id)):
@@ -122,6 +116,30 @@ async def test_batch_is_answered_in_order_with_refusals_in_place(stage: Stage) -
     assert [r.get("output") for r in results] == ["spam", None, "ham"]
     assert results[1]["code"] == "input_schema_violation"
     assert results[1]["details"] == [{"field": "input/text", "message": "must be of type string", "code": "type"}]
+
+
+async def test_unlike_executions_of_a_batch_are_each_answered_in_their_place(stage: Stage) -> None:
+    code = "def run(x):\n    if x % 7 == 0:\n        raise ValueError(x)\n    return x\n"
+    stage.store.add("odd", code, input_schema={"type": "integer"})
+    executions = [
+        {
+            "input": "no number" if n % 11 == 0 else n,
+            "timeout_ms": 1000 + n % 4,
+            "force_validation": n % 5 == 0,
+            "execution_id": f"order-{n}",
+        }
+        for n in range(600)
+    ]
+    results = (await stage.execute("odd", {"executions": executions}))["results"]
+    for n, result in enumerate(results):
+        if n % 11 == 0:
+            assert result["code"] == "input_schema_violation"
+            continue
+        assert (result["execution_id"], result["sampled_for_validation"]) == (f"order-{n}", n % 5 == 0)
+        if n % 7 == 0:
+            assert (result["error_code"], result["error_message"]) == ("program_raised", f"ValueError: {n}")
+        else:
+            assert (result["status"], result["output"]) == ("success", n)
 
 
 @pytest.mark.parametrize(
@@ -177,11 +195,9 @@ async def test_frame_is_answered_in_parts_as_programs_finish(stage: Stage) -> No
     frame = Frame(
         FRAME_FORMAT,
         [
-            FrameGroup("slow", 0, [_item(1, timeout_ms=300)]),
-            FrameGroup(
-                "spam", 1, [_item({"text": "free"}), _item({"text": 1}), _item({"text": "x"}, flags=FORCE_VALIDATION)]
-            ),
-            FrameGroup("nobody", 0, [_item(1), _item(2)]),
+            frame_group("slow", 1, timeout_ms=300),
+            frame_group("spam", {"text": "free"}, {"text": 1}, {"text": "x"}, version=1, marks={2: FORCED}),
+            frame_group("nobody", 1, 2),
         ],
     )
     answers, parts = await stage.frame(frame, 6)
@@ -193,33 +209,34 @@ async def test_frame_is_answered_in_parts_as_programs_finish(stage: Stage) -> No
         AnswerKind.REFUSED,
         AnswerKind.REFUSED,
     ]
-    assert bytes(answers[1].payload) == b'"spam"'
-    assert json.loads(bytes(answers[0].payload))[0] == "limit_time"
-    assert json.loads(bytes(answers[4].payload))["code"] == "task_not_found"
+    assert answers[1].payload == b'"spam"'
+    assert json.loads(answers[0].payload)[0] == "limit_time"
+    assert json.loads(answers[4].payload)["code"] == "task_not_found"
     assert (answers[1].sampled, answers[3].sampled) == (False, True)
-    assert [a.index for g in parts[-1].groups for a in g.answers] == [0], "the slow one comes last, by itself"
+    assert [a.index for a in answered(parts[-1:])] == [0], "the slow one comes last, by itself"
 
 
 async def test_frame_with_an_impossible_task_name_is_refused(stage: Stage) -> None:
-    answers, _ = await stage.frame(Frame(FRAME_FORMAT, [FrameGroup("no such/name", 0, [_item(1)])]), 1)
-    assert json.loads(bytes(answers[0].payload))["code"] == "validation_error"
+    answers, _ = await stage.frame(Frame(FRAME_FORMAT, [frame_group("no such/name", 1)]), 1)
+    assert json.loads(answers[0].payload)["code"] == "validation_error"
 
 
 async def test_frame_without_reply_subject_does_no_harm(stage: Stage) -> None:
     stage.store.add("spam", SPAM)
-    frame = Frame(FRAME_FORMAT, [FrameGroup("spam", 0, [_item({"text": "free"}, timeout_ms=-5)])])
+    frame = Frame(FRAME_FORMAT, [frame_group("spam", {"text": "free"}, timeout_ms=-5)])
     await stage.bus.client.publish(subjects.FRAMES, msgspec.json.encode(frame))
     answers, _ = await stage.frame(frame, 1)
-    assert bytes(answers[0].payload) == b'"spam"'
+    assert answers[0].payload == b'"spam"'
 
 
 async def test_frame_of_unknown_format_is_refused_item_by_item(stage: Stage) -> None:
-    answers, _ = await stage.frame(Frame(99, [FrameGroup("spam", 0, [_item(1), _item(2)])]), 2)
-    assert {json.loads(bytes(a.payload))["code"] for a in answers.values()} == {"validation_error"}
+    answers, _ = await stage.frame(Frame(99, [frame_group("spam", 1, 2)]), 2)
+    assert {json.loads(a.payload)["code"] for a in answers.values()} == {"validation_error"}
 
 
-async def test_frame_that_is_no_frame_gets_a_failure(stage: Stage) -> None:
-    message = await stage.request(subjects.FRAMES, b"[1, 2")
+@pytest.mark.parametrize("body", [b"[1, 2", b'[2,[["spam",0,1000,["e"],[1,2]]]]'], ids=["cut off", "an id too few"])
+async def test_frame_that_is_no_frame_gets_a_failure(stage: Stage, body: bytes) -> None:
+    message = await stage.request(subjects.FRAMES, body)
     assert json.loads(message.data)["code"] == "malformed_json"
 
 

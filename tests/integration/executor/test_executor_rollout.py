@@ -5,15 +5,15 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
 import pytest
 
 from loopai_client.local.nats_server import NatsServer
 from loopai_common.contracts import subjects
-from loopai_common.contracts.frames import FRAME_FORMAT, AnswerKind, Frame, FrameGroup, FrameItem
+from loopai_common.contracts.frames import FRAME_FORMAT, AnswerKind, Frame, FrameGroup
 from loopai_executor.domain import rollout_share
 from tests.integration.executor.test_executor_over_nats import Stage, executor
 from tests.support.bus import new_bus, running
+from tests.support.frames import answered, frame_group
 from tests.support.stub_store import StubStore, activated
 
 ONE, TWO = ("def run(x):\n    return 1\n", "def run(x):\n    return 2\n")
@@ -36,19 +36,17 @@ async def stage(nats_server: NatsServer) -> AsyncIterator[Stage]:
 
 async def _versions_in_frame(stage: Stage, group: FrameGroup) -> dict[str, int]:
     """The version that ran for each execution id of a group, according to the frame's answer groups."""
-    answers, parts = await stage.frame(Frame(FRAME_FORMAT, [group]), len(group.items))
+    _, parts = await stage.frame(Frame(FRAME_FORMAT, [group]), len(group.inputs))
     versions: dict[str, int] = {}
-    for part in parts:
-        for answered in part.groups:
-            for answer in answered.answers:
-                assert answers[answer.index].kind == AnswerKind.SUCCESS
-                assert bytes(answer.payload) == str(answered.version).encode()
-                versions[group.items[answer.index].execution_id] = answered.version
+    for answer in answered(parts):
+        assert answer.kind == AnswerKind.SUCCESS
+        assert answer.payload == str(answer.version).encode()
+        versions[group.execution_ids[answer.index]] = answer.version
     return versions
 
 
 def _group(task: str, version: int = 0) -> FrameGroup:
-    return FrameGroup(task, version, [FrameItem(execution_id, "", 0, 0, msgspec.Raw(b"0")) for execution_id in IDS])
+    return frame_group(task, *([0] * len(IDS)), version=version, ids=IDS)
 
 
 def _batch(ids: list[str | None]) -> dict[str, Any]:
@@ -119,7 +117,7 @@ async def test_executions_of_a_candidate_that_fails_are_answered_with_its_failur
         if version == 1:
             assert answers[index].kind == AnswerKind.SUCCESS
         else:
-            assert json.loads(bytes(answers[index].payload))[0] == code
+            assert json.loads(answers[index].payload)[0] == code
     results = (await stage.execute("spam", _batch(list(IDS))))["results"]
     assert {(r["version"], r["error_code"]) for r in results} == {(1, None), (2, code)}
 

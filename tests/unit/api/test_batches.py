@@ -13,9 +13,10 @@ from loopai_api.execution.batches import BatchMemory, BatchService, BatchStream
 from loopai_api.execution.engine import ExecutionEngine
 from loopai_api.execution.metrics import BatchMetrics, ExecutionMetrics
 from loopai_api.models import BatchStreamOptions
-from loopai_common.contracts.frames import AnswerKind, Frame, FrameAnswer, FrameAnswerGroup, FrameItem, FramePart
+from loopai_common.contracts.frames import AnswerKind, Frame
 from loopai_common.errors import MalformedJson, Overloaded, TaskNotFound, ValidationFailed
 from loopai_common.runtime.context import new_context
+from tests.support.frames import asked, part
 
 MEMORY_BYTES = 1_000_000
 
@@ -29,7 +30,7 @@ class Executor:
         self.connected = True
         self.engine: ExecutionEngine
         self.held = False
-        self.under_way: dict[str, tuple[int, int, FrameItem]] = {}
+        self.under_way: dict[str, tuple[int, int]] = {}
         self.most_under_way = 0
         self.versions: list[int] = []
         self.refuse_with: str | None = None
@@ -37,28 +38,24 @@ class Executor:
 
     def send(self, frame_id: int, payload: bytes, deadline: float) -> None:
         frame = msgspec.json.decode(payload, type=Frame)
-        index = 0
-        for group in frame.groups:
-            for item in group.items:
-                self.versions.append(group.version)
-                self.under_way[bytes(item.input).decode()] = (frame_id, index, item)
-                index += 1
+        for index, group, _, value in asked(frame):
+            self.versions.append(group.version)
+            self.under_way[bytes(value).decode()] = (frame_id, index)
         self.most_under_way = max(self.most_under_way, len(self.under_way))
         if not self.held:
             for name in list(self.under_way):
                 asyncio.get_running_loop().call_soon(self.answer, name)
 
     def answer(self, name: str) -> None:
-        frame_id, index, item = self.under_way.pop(name)
+        frame_id, index = self.under_way.pop(name)
         if self.refuse_with is None:
-            answer, group = FrameAnswer(index, AnswerKind.SUCCESS, 5, False, item.input), ("id", "program", 3)
+            answer = part((index, name.encode()), origin=("id", "program", 3))
         else:
             self.refusals += 1
             failure = {"code": self.refuse_with, "message": "refused", "retryable": True, "details": []}
-            payload = msgspec.Raw(json.dumps(failure).encode())
-            answer, group = FrameAnswer(index, AnswerKind.REFUSED, 0, False, payload), ("", "", 0)
-        part = FramePart(1, [FrameAnswerGroup(*group, [answer])])
-        self.engine.on_part(frame_id, msgspec.json.encode(part))
+            payload = json.dumps(failure).encode()
+            answer = part((index, payload), kind=AnswerKind.REFUSED, latency_us=0, origin=("", "", 0))
+        self.engine.on_part(frame_id, answer)
 
 
 @pytest.fixture

@@ -9,16 +9,9 @@ import pytest
 from loopai_api.execution.engine import Execution, ExecutionEngine
 from loopai_api.execution.metrics import ExecutionMetrics
 from loopai_api.execution.rendering import Origin
-from loopai_common.contracts.frames import (
-    MAX_FRAME_BYTES,
-    MAX_FRAME_ITEMS,
-    Frame,
-    FrameAnswer,
-    FrameAnswerGroup,
-    FrameItem,
-    FramePart,
-)
+from loopai_common.contracts.frames import MAX_FRAME_BYTES, MAX_FRAME_ITEMS, Frame, FrameMark
 from loopai_common.errors import BusUnavailable, DeadlineExceeded, Internal, LoopaiError, NoExecutor, Overloaded
+from tests.support.frames import part
 
 
 class RememberingSender:
@@ -37,9 +30,9 @@ class Remembered(Execution):
         self.caller = caller
         self.name = name
 
-    def answered(self, origin: Origin, answer: FrameAnswer) -> None:
+    def answered(self, origin: Origin, payload: msgspec.Raw) -> None:
         assert self.name not in self.caller.outputs | self.caller.errors
-        self.caller.outputs[self.name] = bytes(answer.payload)
+        self.caller.outputs[self.name] = bytes(payload)
 
     def failed(self, error: LoopaiError) -> None:
         assert self.name not in self.caller.outputs | self.caller.errors
@@ -55,11 +48,17 @@ class Caller:
         self.errors: dict[str, LoopaiError] = {}
 
     def submit(
-        self, name: str, *, task: str = "t", version: int = 0, value: bytes = b"1", seconds: float = 1.0
+        self,
+        name: str,
+        *,
+        task: str = "t",
+        version: int = 0,
+        value: bytes = b"1",
+        seconds: float = 1.0,
+        mark: FrameMark | None = None,
     ) -> None:
-        execution = Remembered(self, name)
-        item = FrameItem(name, "", int(seconds * 1000), 0, msgspec.Raw(value))
-        self.engine.submit(execution, task, version, item, len(value))
+        program = task, version, int(seconds * 1000)
+        self.engine.submit(Remembered(self, name), program, name, msgspec.Raw(value), mark)
 
 
 @pytest.fixture
@@ -79,19 +78,25 @@ async def one_turn() -> None:
     await asyncio.sleep(0)
 
 
-def part(*answers: tuple[int, bytes]) -> bytes:
-    group = FrameAnswerGroup("id", "program", 1, [FrameAnswer(i, 0, 5, False, msgspec.Raw(v)) for i, v in answers])
-    return msgspec.json.encode(FramePart(1, [group]))
-
-
 async def test_what_arrives_in_one_turn_leaves_as_one_frame_grouped_by_program(sender: RememberingSender) -> None:
     caller = Caller(make_engine(sender))
     for name, task, version in (("a", "x", 0), ("b", "y", 0), ("c", "x", 0), ("d", "x", 2)):
-        caller.submit(name, task=task, version=version)
+        caller.submit(name, task=task, version=version, value=name.encode().join((b'"', b'"')))
+    caller.submit("e", task="x", seconds=2)
     await one_turn()
     (frame,) = sender.frames.values()
-    shape = [(g.task, g.version, [i.execution_id for i in g.items]) for g in frame.groups]
-    assert shape == [("x", 0, ["a", "c"]), ("y", 0, ["b"]), ("x", 2, ["d"])]
+    shape = [(g.task, g.version, g.timeout_ms, g.execution_ids) for g in frame.groups]
+    assert shape == [("x", 0, 1000, ["a", "c"]), ("y", 0, 1000, ["b"]), ("x", 2, 1000, ["d"]), ("x", 0, 2000, ["e"])]
+    assert [bytes(value) for value in frame.groups[0].inputs] == [b'"a"', b'"c"']
+
+
+async def test_what_few_executions_have_goes_along_with_them_alone(sender: RememberingSender) -> None:
+    caller = Caller(make_engine(sender))
+    mark = FrameMark("mine", force_validation=True)
+    for name, its in (("a", None), ("b", mark), ("c", None)):
+        caller.submit(name, mark=its)
+    await one_turn()
+    assert [group.marks for group in sender.frames[0].groups] == [{1: mark}]
 
 
 async def test_a_request_alone_does_not_wait_for_company(sender: RememberingSender) -> None:
@@ -134,7 +139,7 @@ async def test_frames_are_bounded_in_items_and_bytes(sender: RememberingSender) 
     for i in range(3):
         caller.submit(f"big-{i}", value=big)
     await one_turn()
-    counts = [sum(len(g.items) for g in f.groups) for f in sender.frames.values()]
+    counts = [sum(len(g.inputs) for g in f.groups) for f in sender.frames.values()]
     assert sum(counts) == MAX_FRAME_ITEMS + 4
     assert max(counts) <= MAX_FRAME_ITEMS
     assert len(sender.frames) >= 4
@@ -152,7 +157,7 @@ async def test_load_makes_frames_larger_instead_of_more(sender: RememberingSende
     assert len(sender.frames) == 2
     engine.on_part(0, part((0, b"1")))
     await one_turn()
-    assert [len(g.items) for g in sender.frames[2].groups] == [50]
+    assert [len(g.inputs) for g in sender.frames[2].groups] == [50]
 
 
 async def test_what_fills_a_frame_waits_for_no_other(sender: RememberingSender) -> None:
@@ -166,7 +171,7 @@ async def test_what_fills_a_frame_waits_for_no_other(sender: RememberingSender) 
     for i in range(3):
         caller.submit(f"more-{i}")
     await one_turn()
-    assert [sum(len(g.items) for g in frame.groups) for frame in sender.frames.values()] == [1, MAX_FRAME_ITEMS]
+    assert [sum(len(g.inputs) for g in frame.groups) for frame in sender.frames.values()] == [1, MAX_FRAME_ITEMS]
 
 
 async def test_an_unanswered_frame_stops_holding_others_back(sender: RememberingSender) -> None:
@@ -233,7 +238,16 @@ async def test_an_answer_after_the_second_sending_counts(sender: RememberingSend
     assert caller.outputs == {"a": b"1"}
 
 
-@pytest.mark.parametrize("data", [b"[1,[[", b"", b'[1,[["\xff","p",1,[]]]]', b"[" * 100_000], ids=range(4))
+UNREADABLE = [
+    b"[2,[[",
+    b"",
+    b'[2,[["\xff","p",1,0,5,false,[],[]]]]',
+    b'[2,[["t","p",1,0,5,false,[0],[]]]]',
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("data", UNREADABLE, ids=range(len(UNREADABLE)))
 async def test_an_unreadable_answer_fails_the_frame(sender: RememberingSender, data: bytes) -> None:
     engine = make_engine(sender)
     caller = Caller(engine)

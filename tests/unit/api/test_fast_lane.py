@@ -20,9 +20,10 @@ from loopai_api.keyring import KeyRing
 from loopai_api.protocol import ConnectionLimits
 from loopai_api.security import Guard
 from loopai_api.versions import Headers
-from loopai_common.contracts.frames import Frame, FrameAnswer, FrameAnswerGroup, FrameItem, FramePart
+from loopai_common.contracts.frames import Frame, FrameMark
 from loopai_common.errors import TaskNotFound
 from loopai_common.keys import Rate, Scope, encode_keys, new_key
+from tests.support import frames
 
 TASK = "01938f5e-3a6b-7c4d-9e1f-2a3b4c5d6e7f"
 
@@ -117,9 +118,8 @@ def request(body: bytes, *headers: str) -> bytes:
     return head.encode() + body
 
 
-def part(value: bytes) -> bytes:
-    answer = FrameAnswer(0, 0, 1_234, False, msgspec.Raw(value))
-    return msgspec.json.encode(FramePart(1, [FrameAnswerGroup(TASK, TASK, 3, [answer])]))
+def part(value: bytes, index: int = 0) -> bytes:
+    return frames.part((index, value), latency_us=1_234, origin=(TASK, TASK, 3))
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ async def test_a_request_in_any_pieces_is_answered_once(
         connection.receive(data[start : start + size])
     await turn()
     (frame,) = sender.frames.values()
-    assert bytes(frame.groups[0].items[0].input) == b'{"a": 1.50}'
+    assert bytes(frame.groups[0].inputs[0]) == b'{"a": 1.50}'
     assert connection.transport.written == b""
     engine.on_part(0, part(b'{"b":  2}'))
     head, _, body = connection.transport.written.partition(b"\r\n\r\n")
@@ -204,9 +204,8 @@ async def answers(engine: ExecutionEngine, sender: RememberingSender, connection
     """Runs what waits, and returns the bodies of all responses so far; the program returns its input."""
     await turn()
     for frame_id, frame in list(sender.frames.items()):
-        for index, item in enumerate(item for group in frame.groups for item in group.items):
-            answer = FrameAnswer(index, 0, 1, False, item.input)
-            engine.on_part(frame_id, msgspec.json.encode(FramePart(1, [FrameAnswerGroup(TASK, TASK, 3, [answer])])))
+        for index, _, _, value in frames.asked(frame):
+            engine.on_part(frame_id, part(bytes(value), index))
         del sender.frames[frame_id]
         await turn()
     responses = connection.transport.written.split(b"HTTP/1.1 ")[1:]
@@ -259,7 +258,14 @@ async def test_a_head_that_says_more_is_not_remembered(
 
 
 class BrokenEngine(ExecutionEngine):
-    def submit(self, execution: Execution, task: str, version: int, item: FrameItem, input_bytes: int) -> None:
+    def submit(
+        self,
+        execution: Execution,
+        program: tuple[str, int, int],
+        execution_id: str,
+        value: msgspec.Raw,
+        mark: FrameMark | None = None,
+    ) -> None:
         raise KeyError("canary")
 
 

@@ -11,7 +11,7 @@ from loopai_api.execution.requests import parse_execute
 from loopai_api.models import ExecuteResponse
 from loopai_api.problems import STATUS_BY_CODE, NotFound
 from loopai_api.references import task_reference, version_reference
-from loopai_common.contracts.frames import AnswerKind, FrameAnswer, FrameAnswerGroup, FrameItem
+from loopai_common.contracts.frames import AnswerKind, FrameAnswerGroup
 from loopai_common.errors import (
     ERRORS_BY_CODE,
     ArtifactNotFound,
@@ -117,11 +117,10 @@ def test_a_path_that_names_a_version() -> None:
 
 
 def answer(kind: AnswerKind, payload: bytes) -> bytes:
-    item = FrameItem(TASK_ID, 'c"1', 1000, 0, msgspec.Raw(b"1"))
-    origin = Origin(FrameAnswerGroup(TASK_ID, TASK_ID, 3, []))
-    status, body = render_execution(item, origin, FrameAnswer(0, kind, 1234, True, msgspec.Raw(payload)), "spam")
+    origin = Origin(FrameAnswerGroup(TASK_ID, TASK_ID, 3, kind, 1234, True, [], []), 0.0, timestamp_now())
+    status, body = render_execution(origin, msgspec.Raw(payload), TASK_ID, 'c"1', "spam")
     assert status == 200
-    return body
+    return b"".join(body)
 
 
 def test_a_success_carries_the_outputs_bytes() -> None:

@@ -1,10 +1,8 @@
 """What decides whether a request is traced, and what that puts on log lines and into frames."""
 
-import msgspec
 import pytest
 import structlog
 
-from loopai_common.contracts.frames import FrameItem
 from loopai_common.runtime import context, tracing
 from loopai_common.runtime.settings import SettingsError
 
@@ -13,16 +11,6 @@ SPAN = "00f067aa0ba902b7"
 SAMPLED = f"00-{TRACE}-{SPAN}-01"
 UNSAMPLED = f"00-{TRACE}-{SPAN}-00"
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
-
-
-class ItemOfBefore(msgspec.Struct, array_like=True):
-    """:class:`FrameItem` as releases before tracing knew it."""
-
-    execution_id: str
-    correlation_id: str
-    timeout_ms: int
-    flags: int
-    input: msgspec.Raw
 
 
 @pytest.mark.parametrize(
@@ -93,11 +81,3 @@ def test_where_nothing_is_exported_a_span_does_nothing() -> None:
         span.fail("internal")
         assert context.current() is request
     assert tracing.start("work", SAMPLED) is tracing.UNRECORDED
-
-
-def test_items_pass_between_releases_with_and_without_traces() -> None:
-    item = FrameItem("e", "c", 100, 1, msgspec.Raw(b'{"a":1}'), SAMPLED)
-    read = msgspec.json.decode(msgspec.json.encode(item), type=ItemOfBefore)
-    assert (read.execution_id, read.flags, bytes(read.input)) == ("e", 1, b'{"a":1}')
-    of_before = msgspec.json.encode(ItemOfBefore("e", "c", 100, 1, msgspec.Raw(b"2")))
-    assert msgspec.json.decode(of_before, type=FrameItem).traceparent == ""

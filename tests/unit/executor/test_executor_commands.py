@@ -14,7 +14,7 @@ from loopai_common.identifiers import new_id
 from loopai_executor import commands as commands_module
 from loopai_executor.catalogue import Catalogue
 from loopai_executor.commands import CommandService
-from loopai_executor.domain import Counts, Job, Program
+from loopai_executor.domain import Counts, Jobs, Program
 from loopai_executor.ports import Trial
 from loopai_executor.recording import Recorder
 from loopai_executor.service import ExecutionService
@@ -26,9 +26,9 @@ class Pool:
 
     queued = 0
 
-    def submit(self, program: Program, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            job.sink.answer(job, AnswerKind.SUCCESS, job.input, 1000)
+    def submit(self, program: Program, work: Sequence[Jobs]) -> None:
+        for jobs in work:
+            jobs.sink.answer(jobs.indexes, AnswerKind.SUCCESS, jobs.inputs, 1000)
 
     def warm(self, program: Program) -> None:
         raise NotImplementedError

@@ -65,6 +65,22 @@ class LoopaiHttpProtocol(HttpToolsProtocol):
     the responses of deprecated versions carry, and ``app.stop_streams``, which ends answers without an end.
     """
 
+    # uvicorn's own attributes fit in what the interpreter lays out as an array, up to 30; with these they would not.
+    __slots__ = (
+        "_chunk_bytes",
+        "_deadline",
+        "_head_bytes",
+        "_headers_complete",
+        "_last_byte",
+        "_receiving",
+        "_refused",
+        "_unsent_bytes",
+        "_unsent_check",
+        "limits",
+        "metrics",
+        "notices",
+    )
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.limits: ConnectionLimits = self.config.loaded_app.limits

@@ -4,7 +4,7 @@ import hashlib
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -14,7 +14,6 @@ from loopai_common.contracts.execution import ExecutionError
 from loopai_common.contracts.frames import AnswerKind
 from loopai_common.contracts.tasks import Isolation
 
-MAX_BATCH: Final = 64
 LANES: Final = ("frame", "request")
 """The ways that executions come."""
 
@@ -71,22 +70,54 @@ def rollout_share(execution_id: str) -> float:
 
 
 class Sink(Protocol):
-    """Where the outcome of an execution goes. ``deadline`` is Unix time in seconds; nobody listens after it."""
+    """Where the outcomes of executions go. ``deadline`` is Unix time in seconds; nobody listens after it."""
 
     deadline: float
 
-    def answer(self, job: "Job", kind: int, payload: msgspec.Raw, latency_us: int) -> None:
-        """Takes the outcome of ``job``; called exactly once for each, maybe while it is submitted."""
+    def answer(self, indexes: Sequence[int], kind: int, payloads: Sequence[msgspec.Raw], latency_us: int) -> None:
+        """Takes the outcomes of some, each with its payload; called once for each index, maybe at its submission."""
 
 
-class Job(msgspec.Struct, gc=False):
-    """One execution. ``index`` is for the sink to know it by."""
+class Jobs(msgspec.Struct, gc=False):
+    """Executions of one program that have everything but their inputs in common.
+
+    ``indexes`` are for the sink to know them by, one for each input.
+    """
 
     sink: Sink
-    index: int
     timeout_ms: int
-    sampled: bool
-    input: msgspec.Raw
+    indexes: Sequence[int]
+    inputs: Sequence[msgspec.Raw]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def split(self, count: int) -> "tuple[Jobs, Jobs]":
+        """The first ``count`` of them, and the others."""
+        sink, timeout_ms, indexes, inputs = self.sink, self.timeout_ms, self.indexes, self.inputs
+        return (
+            Jobs(sink, timeout_ms, indexes[:count], inputs[:count]),
+            Jobs(sink, timeout_ms, indexes[count:], inputs[count:]),
+        )
+
+    def each(self) -> "list[Jobs]":
+        """Each of them by itself."""
+        pairs = zip(self.indexes, self.inputs, strict=True)
+        return [Jobs(self.sink, self.timeout_ms, (index,), (value,)) for index, value in pairs]
+
+    def answer(self, kind: int, payload: msgspec.Raw) -> None:
+        """Answers all alike, without having run them."""
+        self.sink.answer(self.indexes, kind, [payload] * len(self), 0)
+
+
+def jobs_of(executions: Iterable[tuple[Sink, int, int, msgspec.Raw]]) -> list[Jobs]:
+    """Executions, each a sink, a time-out in milliseconds, an index and an input, put together where they are alike."""
+    found: dict[tuple[Sink, int], tuple[list[int], list[msgspec.Raw]]] = {}
+    for sink, timeout_ms, index, value in executions:
+        indexes, inputs = found.setdefault((sink, timeout_ms), ([], []))
+        indexes.append(index)
+        inputs.append(value)
+    return [Jobs(sink, timeout_ms, *columns) for (sink, timeout_ms), columns in found.items()]
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from loopai_common.contracts.artifacts import ResolvedProgram
 from loopai_common.contracts.base import Digest, TaskId
 from loopai_common.contracts.execution import EncodedRecord
 from loopai_common.contracts.frames import FramePart
-from loopai_executor.domain import Job, Program
+from loopai_executor.domain import Jobs, Program
 
 
 class ProgramSource(Protocol):
@@ -41,7 +41,7 @@ class ProgramPool(Protocol):
 
     queued: int
 
-    def submit(self, program: Program, jobs: Sequence[Job]) -> None:
+    def submit(self, program: Program, work: Sequence[Jobs]) -> None:
         """Queues executions; each is answered at its sink. Raises ``Overloaded`` when they are too many."""
 
     def warm(self, program: Program) -> None:

@@ -1,12 +1,13 @@
 """The part of a trace that is an execution: how long it waited, and how long its program ran."""
 
 import time
+from collections.abc import Sequence
 
 import msgspec
 
 from loopai_common.contracts.frames import AnswerKind
 from loopai_common.runtime.tracing import UNRECORDED, Attributes, Kind, Span, start
-from loopai_executor.domain import Job, Program, Sink
+from loopai_executor.domain import Program, Sink
 
 
 def traced(sink: Sink, traceparent: str, program: Program, began_ns: int, kind: Kind = Kind.INTERNAL) -> Sink:
@@ -32,7 +33,7 @@ class _TracedSink:
         self._span = span
         self._began_ns = began_ns
 
-    def answer(self, job: Job, kind: int, payload: msgspec.Raw, latency_us: int) -> None:
+    def answer(self, indexes: Sequence[int], kind: int, payloads: Sequence[msgspec.Raw], latency_us: int) -> None:
         """Takes the outcome."""
         now = time.time_ns()
         ran_from = now - latency_us * 1000
@@ -44,4 +45,4 @@ class _TracedSink:
         if kind != AnswerKind.SUCCESS:
             self._span.fail(outcome)
         self._span.end(now)
-        self._inner.answer(job, kind, payload, latency_us)
+        self._inner.answer(indexes, kind, payloads, latency_us)

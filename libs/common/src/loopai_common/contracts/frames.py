@@ -5,6 +5,8 @@ the order in which they stand, over all groups. The answers come to the reply su
 answered exactly once, so that a slow program does not hold back the others.
 
 Inputs and outputs are JSON slices (:class:`msgspec.Raw`): neither side decodes them. All structs are JSON arrays.
+What items or answers have in common is said once for all of them, and the rest stands in columns, so that hundreds cost
+little more than one.
 """
 
 from enum import IntEnum
@@ -12,34 +14,39 @@ from typing import Annotated, Final
 
 import msgspec
 
-FRAME_FORMAT: Final = 1
+FRAME_FORMAT: Final = 2
 MAX_FRAME_ITEMS: Final = 256
 MAX_FRAME_BYTES: Final = 512 * 1024
-FORCE_VALIDATION: Final = 1
-"""Bit of :attr:`FrameItem.flags`."""
 
 
-class FrameItem(msgspec.Struct, array_like=True, gc=False):
-    """One input. ``correlation_id`` is empty when it equals ``execution_id``; ``timeout_ms`` 0 is the default.
+class FrameMark(msgspec.Struct, array_like=True, gc=False):
+    """What an item has that most have not.
 
-    ``traceparent`` is set only when spans of the execution are recorded. Senders of before leave it out, and receivers
-    of before ignore it.
+    ``correlation_id`` is empty when it equals the execution's id; ``traceparent`` when no spans of it are recorded.
     """
 
-    execution_id: str
-    correlation_id: str
-    timeout_ms: int
-    flags: int
-    input: msgspec.Raw
+    correlation_id: str = ""
+    force_validation: bool = False
     traceparent: str = ""
 
 
 class FrameGroup(msgspec.Struct, array_like=True):
-    """Inputs for one program. ``task`` is an id or a name; ``version`` 0 is the active one."""
+    """Items for one program that may run equally long, ``timeout_ms``; 0 is the executor's default.
+
+    ``task`` is an id or a name; ``version`` 0 is the active one. ``execution_ids`` and ``inputs`` are equally long;
+    ``marks`` are by position in them.
+    """
 
     task: str
     version: int
-    items: list[FrameItem]
+    timeout_ms: int
+    execution_ids: list[str]
+    inputs: list[msgspec.Raw]
+    marks: dict[int, FrameMark] = {}
+
+    def __post_init__(self) -> None:
+        if len(self.execution_ids) != len(self.inputs):
+            raise ValueError("a group has as many ids as inputs")
 
 
 class Frame(msgspec.Struct, array_like=True):
@@ -50,7 +57,7 @@ class Frame(msgspec.Struct, array_like=True):
 
 
 class AnswerKind(IntEnum):
-    """What :attr:`FrameAnswer.payload` holds."""
+    """What the payloads of answers hold."""
 
     SUCCESS = 0
     """The output."""
@@ -62,23 +69,25 @@ class AnswerKind(IntEnum):
     """A :class:`~loopai_common.contracts.failure.Failure`: the program never ran."""
 
 
-class FrameAnswer(msgspec.Struct, array_like=True, gc=False):
-    """Outcome of the item at ``index``; ``latency_us`` is its time in the worker in microseconds."""
-
-    index: int
-    kind: int
-    latency_us: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
-    sampled: bool
-    payload: msgspec.Raw
-
-
 class FrameAnswerGroup(msgspec.Struct, array_like=True):
-    """Answers of one program. All three names are empty, and 0, when the program could not be resolved."""
+    """Answers of one program that differ in their payloads alone: ``payloads`` are those of the items at ``indexes``.
+
+    All three names are empty, and 0, when the program could not be resolved. ``latency_us`` is the time of each
+    execution in the worker, in microseconds; ``kind`` is an :class:`AnswerKind`.
+    """
 
     task_id: str
     program_id: str
     version: int
-    answers: list[FrameAnswer]
+    kind: int
+    latency_us: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+    sampled: bool
+    indexes: list[int]
+    payloads: list[msgspec.Raw]
+
+    def __post_init__(self) -> None:
+        if len(self.indexes) != len(self.payloads):
+            raise ValueError("a group has as many indexes as payloads")
 
 
 class FramePart(msgspec.Struct, array_like=True):

@@ -22,7 +22,7 @@ from loopai_api.execution.rendering import Origin, refusal
 from loopai_api.execution.service import AwaitedExecution
 from loopai_api.models import BatchStreamOptions
 from loopai_common.contracts.base import format_timestamp
-from loopai_common.contracts.frames import FORCE_VALIDATION, AnswerKind, FrameAnswer, FrameItem
+from loopai_common.contracts.frames import AnswerKind, FrameMark
 from loopai_common.errors import Internal, LoopaiError, Overloaded, PayloadTooLarge
 from loopai_common.identifiers import new_id
 from loopai_common.runtime.context import RequestContext
@@ -194,21 +194,22 @@ class BatchService:
                 group.create_task(work())
 
     async def _run(self, plan: _Plan, item: BatchItem) -> _Outcome:
-        flags = FORCE_VALIDATION if item.force_validation else 0
-        frame_item = FrameItem(new_id(), plan.correlation_id, plan.timeout_ms, flags, item.input, plan.traceparent)
         try:
-            outcome = await self._when_there_is_room(plan, item, frame_item)
+            outcome = await self._when_there_is_room(plan, item)
         except LoopaiError as error:
             outcome = _Outcome(_failed(item.id, error), obstacle=error)
         return self._counted(outcome)
 
-    async def _when_there_is_room(self, plan: _Plan, item: BatchItem, frame_item: FrameItem) -> _Outcome:
+    async def _when_there_is_room(self, plan: _Plan, item: BatchItem) -> _Outcome:
+        program = plan.task, plan.version, plan.timeout_ms
+        mark = FrameMark(plan.correlation_id, item.force_validation, plan.traceparent)
+        execution_id = new_id()
         give_up = time.monotonic() + _ROOM_PATIENCE_SECONDS
         while True:
             execution = AwaitedExecution()
             try:
-                self._engine.submit(execution, plan.task, plan.version, frame_item, len(memoryview(item.input)))
-                return _outcome(item, frame_item, *await execution.outcome)
+                self._engine.submit(execution, program, execution_id, item.input, mark)
+                return _outcome(item, execution_id, *await execution.outcome)
             except Overloaded:
                 if time.monotonic() >= give_up:
                     raise
@@ -338,10 +339,10 @@ class _Results:
         )
 
 
-def _outcome(item: BatchItem, frame_item: FrameItem, origin: Origin, answer: FrameAnswer) -> _Outcome:
+def _outcome(item: BatchItem, execution_id: str, origin: Origin, payload: msgspec.Raw) -> _Outcome:
     """What an answer means for its item; raises :class:`Overloaded` when an executor had no room for it."""
-    if answer.kind == AnswerKind.REFUSED:
-        error = refusal(bytes(answer.payload))
+    if origin.kind == AnswerKind.REFUSED:
+        error = refusal(bytes(payload))
         if isinstance(error, Overloaded):
             raise error
         # A refusal that names the program is about this item's input.
@@ -349,20 +350,20 @@ def _outcome(item: BatchItem, frame_item: FrameItem, origin: Origin, answer: Fra
         return _Outcome(_failed(item.id, error), origin.task_id, origin.version, obstacle)
     code: str | None = None
     message: str | None = None
-    if answer.kind != AnswerKind.SUCCESS:
+    if origin.kind != AnswerKind.SUCCESS:
         try:
-            code, message = _decode_reason(answer.payload)
+            code, message = _decode_reason(payload)
         except msgspec.MsgspecError as error:
             raise Internal("the executor's answer cannot be read") from error
     result = ItemResult(
         id=item.id,
-        status=_STATUSES.get(answer.kind, "error"),
-        output=answer.payload if code is None else _NULL,
+        status=_STATUSES.get(origin.kind, "error"),
+        output=payload if code is None else _NULL,
         error_code=code,
         error_message=message,
-        latency_ms=answer.latency_us / 1000,
-        execution_id=frame_item.execution_id,
-        sampled_for_validation=answer.sampled,
+        latency_ms=origin.latency_ms,
+        execution_id=execution_id,
+        sampled_for_validation=origin.sampled,
     )
     return _Outcome(result, origin.task_id, origin.version)
 

@@ -18,15 +18,14 @@ from typing import Protocol
 import msgspec
 
 from loopai_api.execution.metrics import ExecutionMetrics
-from loopai_api.execution.rendering import Origin
+from loopai_api.execution.rendering import Origin, timestamp_now
 from loopai_common.contracts.frames import (
     FRAME_FORMAT,
     MAX_FRAME_BYTES,
     MAX_FRAME_ITEMS,
     Frame,
-    FrameAnswer,
     FrameGroup,
-    FrameItem,
+    FrameMark,
     FramePart,
 )
 from loopai_common.errors import BusUnavailable, DeadlineExceeded, Internal, LoopaiError, NoExecutor, Overloaded
@@ -59,21 +58,22 @@ class Execution(ABC):
     What it holds is the engine's, from :meth:`ExecutionEngine.submit` on.
     """
 
-    __slots__ = ("attempts", "deadline", "item", "seconds", "size", "task", "version")
+    __slots__ = ("attempts", "came_at", "execution_id", "input", "mark", "program", "size")
 
-    task: str
-    version: int
-    """0 is the active one."""
-    item: FrameItem
-    seconds: float
-    """The longest that it may run."""
+    program: tuple[str, int, int]
+    """The task, its version (0 is the active one), and the milliseconds that it may run."""
+    execution_id: str
+    input: msgspec.Raw
+    mark: FrameMark | None
     size: int
     attempts: int
-    deadline: float
+    """How often it was sent, or is about to be."""
+    came_at: float
+    """When the turn of the event loop began that it came in, on the loop's clock."""
 
     @abstractmethod
-    def answered(self, origin: Origin, answer: FrameAnswer) -> None:
-        """Takes the answer."""
+    def answered(self, origin: Origin, payload: msgspec.Raw) -> None:
+        """Takes the answer: what it is is ``origin.kind``."""
 
     @abstractmethod
     def failed(self, error: LoopaiError) -> None:
@@ -131,10 +131,17 @@ class ExecutionEngine:
         """Executions that wait for an answer."""
         return self._metrics.pending
 
-    def submit(self, execution: Execution, task: str, version: int, item: FrameItem, input_bytes: int) -> None:
+    def submit(
+        self,
+        execution: Execution,
+        program: tuple[str, int, int],
+        execution_id: str,
+        value: msgspec.Raw,
+        mark: FrameMark | None = None,
+    ) -> None:
         """Sends an execution with the next frame; raises :class:`Overloaded` or :class:`BusUnavailable` at once.
 
-        Version 0 is the active one.
+        ``program`` is the task, its version (0 is the active one), and the milliseconds that it may run.
         """
         metrics = self._metrics
         if metrics.pending >= self._max_pending:
@@ -146,13 +153,13 @@ class ExecutionEngine:
                 raise BusUnavailable("not connected to NATS; try again")
             self._schedule_flush()
         metrics.pending += 1
-        execution.task = task
-        execution.version = version
-        execution.item = item
-        execution.size = input_bytes + _ITEM_OVERHEAD_BYTES
-        execution.attempts = 0
-        execution.seconds = seconds = item.timeout_ms / 1000
-        execution.deadline = self._turn + 2 * (seconds + self._queue_seconds)
+        execution.program = program
+        execution.execution_id = execution_id
+        execution.input = value
+        execution.mark = mark
+        execution.size = len(value) + _ITEM_OVERHEAD_BYTES
+        execution.attempts = 1
+        execution.came_at = self._turn
         self._queue.append(execution)
 
     def on_part(self, frame_id: int, data: bytes) -> None:
@@ -166,17 +173,21 @@ class ExecutionEngine:
             log.error("frame_part_unreadable", size_bytes=len(data))
             self._fail_frame(frame_id, Internal("the executor's answer cannot be read"))
             return
-        executions, metrics = frame.executions, self._metrics
-        for group in part.groups:
-            origin = Origin(group)
-            for answer in group.answers:
-                index = answer.index
-                execution = executions[index] if 0 <= index < len(executions) else None
-                if execution is not None:
-                    executions[index] = None
-                    frame.remaining -= 1
-                    metrics.pending -= 1
-                    execution.answered(origin, answer)
+        executions = frame.executions
+        count, answered = len(executions), 0
+        came_at, executed_at = time.perf_counter(), timestamp_now()
+        try:
+            for group in part.groups:
+                origin = Origin(group, came_at, executed_at)
+                for index, payload in zip(group.indexes, group.payloads, strict=True):
+                    execution = executions[index] if 0 <= index < count else None
+                    if execution is not None:
+                        executions[index] = None
+                        answered += 1
+                        execution.answered(origin, payload)
+        finally:
+            frame.remaining -= answered
+            self._metrics.pending -= answered
         if frame.remaining == 0:
             del self._frames[frame_id]
             self._release(frame)
@@ -213,6 +224,7 @@ class ExecutionEngine:
             self._enqueue(execution)
 
     def _enqueue(self, execution: Execution) -> None:
+        execution.attempts += 1
         self._queue.append(execution)
         if not self._flush_scheduled:
             self._schedule_flush()
@@ -228,24 +240,25 @@ class ExecutionEngine:
             self._send_next_frame()
 
     def _send_next_frame(self) -> None:
-        groups: dict[tuple[str, int], list[Execution]] = {}
+        groups: dict[tuple[str, int, int], list[Execution]] = {}
         count = size = 0
-        longest = 0.0
+        program: tuple[str, int, int] | None = None
+        group: list[Execution] = []
         queue = self._queue
         while queue and count < MAX_FRAME_ITEMS and (count == 0 or size + queue[0].size <= MAX_FRAME_BYTES):
             execution = queue.popleft()
-            execution.attempts += 1
-            groups.setdefault((execution.task, execution.version), []).append(execution)
+            if execution.program is not program:
+                program = execution.program
+                group = groups.setdefault(program, [])
+            group.append(execution)
             count += 1
             size += execution.size
-            if execution.seconds > longest:
-                longest = execution.seconds
         frame_id = self._next_frame_id
         self._next_frame_id += 1
-        patience = longest + self._queue_seconds
+        patience = max(timeout_ms for _, _, timeout_ms in groups) / 1000 + self._queue_seconds
         frame = _Frame([e for group in groups.values() for e in group], self._loop.time() + patience)
         payload = self._encode(
-            Frame(FRAME_FORMAT, [FrameGroup(t, v, [e.item for e in group]) for (t, v), group in groups.items()])
+            Frame(FRAME_FORMAT, [_frame_group(*program, group) for program, group in groups.items()])
         )
         self._frames[frame_id] = frame
         self._slots_taken += 1
@@ -273,18 +286,22 @@ class ExecutionEngine:
             for execution in frame.executions:
                 if execution is None:
                     continue
-                if execution.attempts < 2 and execution.deadline > now and self._sender.connected:
+                if execution.attempts < 2 and self._deadline(execution) > now and self._sender.connected:
                     self._metrics.resent += 1
                     self._enqueue(execution)
                 else:
                     self._fail(execution, DeadlineExceeded("no executor answered in time; try again"))
-        overdue = [e for e in self._queue if e.deadline <= now]
+        overdue = [e for e in self._queue if self._deadline(e) <= now]
         if overdue:
-            self._queue = deque(e for e in self._queue if e.deadline > now)
+            self._queue = deque(e for e in self._queue if self._deadline(e) > now)
             for execution in overdue:
                 self._fail(execution, DeadlineExceeded("no executor took the execution in time; try again"))
         again = self._frames or self._queue
         self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep) if again else None
+
+    def _deadline(self, execution: Execution) -> float:
+        """When it is given up: there was time to send it twice."""
+        return execution.came_at + 2 * (execution.program[2] / 1000 + self._queue_seconds)
 
     def _fail_frame(self, frame_id: int, error: LoopaiError) -> None:
         frame = self._frames.pop(frame_id)
@@ -296,3 +313,14 @@ class ExecutionEngine:
     def _fail(self, execution: Execution, error: LoopaiError) -> None:
         self._metrics.pending -= 1
         execution.failed(error)
+
+
+def _frame_group(task: str, version: int, timeout_ms: int, executions: list[Execution]) -> FrameGroup:
+    return FrameGroup(
+        task,
+        version,
+        timeout_ms,
+        [execution.execution_id for execution in executions],
+        [execution.input for execution in executions],
+        {place: execution.mark for place, execution in enumerate(executions) if execution.mark is not None},
+    )

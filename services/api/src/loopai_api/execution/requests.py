@@ -11,10 +11,8 @@ from loopai_api.problems import broken_rules
 from loopai_common import json_text
 from loopai_common.contracts.base import MAX_VERSION
 from loopai_common.contracts.execution import MAX_TIMEOUT_MS
-from loopai_common.contracts.frames import FORCE_VALIDATION, FrameItem
 from loopai_common.contracts.tasks import task_id_or_none
 from loopai_common.errors import TaskIdMismatch, ValidationFailed
-from loopai_common.identifiers import new_id
 from loopai_common.runtime.errors import violations_of
 
 
@@ -61,23 +59,6 @@ def parse_execute_v2(body: bytes, _task: str) -> ExecuteBody:
         raise _explain(body, ExecuteRequestV2) from None
     json_text.check(body)
     return request
-
-
-def frame_item(
-    request: ExecuteBody, default_timeout_ms: int, execution_id: str, sent: str | None, traceparent: str = ""
-) -> FrameItem:
-    """The item for a request. ``sent`` is the caller's own correlation id; without one the execution's id is it.
-
-    ``traceparent`` is that of a sampled trace, or empty.
-    """
-    return FrameItem(
-        execution_id if sent is None else new_id(),
-        sent or "",
-        request.timeout_ms or default_timeout_ms,
-        FORCE_VALIDATION if request.force_validation else 0,
-        request.input,
-        traceparent,
-    )
 
 
 def _explain(body: bytes, model: type[ExecuteRequestV2]) -> Exception:

@@ -1,13 +1,13 @@
 """What the fast lane needs to know of the process: the engine, the metrics, and which paths are its own."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from loopai_api.bodies import MAX_EXECUTE_BYTES
 from loopai_api.execution.engine import ExecutionEngine
 from loopai_api.execution.metrics import HttpMetrics
 from loopai_api.references import task_reference
-from loopai_api.security import Guard
+from loopai_api.security import HSTS, Guard
 from loopai_api.versions import VERSIONS, ApiVersion, Headers
 from loopai_common.errors import LoopaiError
 from loopai_common.runtime.context import root_share
@@ -15,12 +15,13 @@ from loopai_common.runtime.context import root_share
 SUFFIX = b"/execute"
 _MAX_REMEMBERED = 10_000
 _MAX_HEAD_BYTES = 2048
+_ALWAYS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
 class HotVersion:
     """The execute route of one version of the API, with everything that a request needs of it at hand."""
 
-    __slots__ = ("counts", "error_type", "errors", "notice", "parse", "prefix", "render", "route")
+    __slots__ = ("counts", "error_type", "errors", "parse", "prefix", "private_end", "render", "route", "usual_end")
 
     def __init__(self, version: ApiVersion, http_metrics: HttpMetrics, notice: Headers) -> None:
         self.prefix = f"{version.prefix}/tasks/".encode()
@@ -29,7 +30,10 @@ class HotVersion:
         self.render = version.render_execution
         self.errors = version.errors
         self.error_type = version.errors.media_type
-        self.notice = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in notice)
+        always = (*_ALWAYS, *notice)
+        self.usual_end = _end_of_head(always)
+        """How the head of every answer ends, and how it does where the connection is private."""
+        self.private_end = _end_of_head((*always, HSTS))
         self.counts = http_metrics.counts("POST", self.route)
 
     def path(self, task: str) -> str:
@@ -37,7 +41,8 @@ class HotVersion:
         return f"{self.prefix.decode()}{task}/execute"
 
 
-class HotHead(NamedTuple):
+@dataclass(frozen=True, slots=True)  # no named tuple: the interpreter reads its fields several times slower
+class HotHead:
     """What the head of a hot request says. Whether it may be made is asked of the guard each time."""
 
     task: str
@@ -47,6 +52,8 @@ class HotHead(NamedTuple):
     """The API key, as a value of ``Authorization``."""
     forwarded_https: bool
     """Whether a proxy says that its client used HTTPS; to be believed of trusted ones alone."""
+    program: tuple[str, int, int]
+    """What is asked for unless the body says otherwise, as the engine takes it."""
 
 
 class FastLane:
@@ -97,3 +104,7 @@ class FastLane:
                 except (LoopaiError, UnicodeDecodeError):
                     return None
         return None
+
+
+def _end_of_head(headers: Headers) -> str:
+    return "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in headers) + "\r\n"

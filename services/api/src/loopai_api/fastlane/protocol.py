@@ -12,16 +12,15 @@ import time
 from random import random
 from typing import Any
 
+import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from loopai_api.execution.engine import Execution
-from loopai_api.execution.rendering import Origin, server_timing
-from loopai_api.execution.requests import frame_item
+from loopai_api.execution.rendering import Body, Origin, server_timing
 from loopai_api.fastlane.lane import FastLane, HotHead
 from loopai_api.problems import headers_of, status_of
 from loopai_api.protocol import MAX_HEADER_BYTES, MAX_HEADERS, LoopaiHttpProtocol
-from loopai_api.security import HSTS
-from loopai_common.contracts.frames import FrameAnswer
+from loopai_common.contracts.frames import FrameMark
 from loopai_common.errors import Internal, LoopaiError
 from loopai_common.identifiers import new_id
 from loopai_common.runtime.context import is_correlation_id, is_sampled, is_traceparent
@@ -42,8 +41,8 @@ _READ = frozenset(
 )
 _ACCEPTS_JSON = frozenset({b"*/*", b"application/json", b"application/json, */*", b"application/json, text/plain, */*"})
 """What clients usually send; about any other ``Accept`` the ordinary lane knows."""
-_HSTS = (b"%b: %b\r\n" % HSTS).decode()
-_STATUS_LINES = {status: line.decode() for status, line in STATUS_LINE.items()}
+_JSON_RESULT = f"content-type: {_JSON}\r\n"
+_BEGINNINGS = {status: f"{line.decode()}content-length: " for status, line in STATUS_LINE.items()}
 
 
 class _NoEvent:
@@ -56,11 +55,10 @@ class HotCycle(Execution):
     """One hot request, from its headers to its answer."""
 
     __slots__ = (
-        "body",
         "correlation_id",
         "disconnected",
+        "end_of_head",
         "head",
-        "hsts",
         "keep_alive",
         "more_body",
         "protocol",
@@ -72,12 +70,13 @@ class HotCycle(Execution):
 
     message_event = _NoEvent()
 
-    def __init__(self, protocol: "FastLaneProtocol", head: HotHead, hsts: str, refusal: LoopaiError | None) -> None:
+    def __init__(
+        self, protocol: "FastLaneProtocol", head: HotHead, end_of_head: str, refusal: LoopaiError | None
+    ) -> None:
         self.protocol = protocol
         self.head = head
-        self.hsts = hsts
+        self.end_of_head = end_of_head
         self.refusal = refusal
-        self.body = b""
         self.correlation_id = ""
         self.more_body = True
         self.response_complete = False
@@ -93,21 +92,28 @@ class HotCycle(Execution):
 
     def run(self, body: bytes, sent_correlation_id: str | None, sent_traceparent: str | None) -> None:
         """Submits the request, or answers what is wrong with it."""
-        self.body, self.more_body = body, False
-        lane, head = self.protocol.lane, self.head
-        lane.metrics.in_flight += 1
+        self.more_body = False
+        protocol, head = self.protocol, self.head
+        lane = protocol.lane
+        protocol.metrics.in_flight += 1
         traceparent = ""
         if sent_traceparent is not None or (lane.traced_share and random() < lane.traced_share):  # noqa: S311  # chance
             traceparent = self._trace(sent_traceparent)
-        execution_id = new_id()
+        self.execution_id = execution_id = new_id()
         self.correlation_id = sent_correlation_id or execution_id
         if self.refusal is not None:
             self.failed(self.refusal)
             return
         try:
-            request = head.api.parse(body, head.task)
-            item = frame_item(request, lane.default_timeout_ms, execution_id, sent_correlation_id, traceparent)
-            lane.engine.submit(self, head.task, request.version or 0, item, len(body))
+            parse = head.api.parse
+            request = parse(body, head.task)
+            program = head.program
+            if request.version is not None or request.timeout_ms is not None:
+                program = head.task, request.version or 0, request.timeout_ms or lane.default_timeout_ms
+            mark = None
+            if sent_correlation_id is not None or traceparent or request.force_validation:
+                mark = FrameMark(sent_correlation_id or "", request.force_validation, traceparent)
+            lane.engine.submit(self, program, execution_id, request.input, mark)
         except LoopaiError as error:
             self.failed(error)
 
@@ -132,53 +138,63 @@ class HotCycle(Execution):
             self.span.fail(str(status))
         self.span.end()
 
-    def answered(self, origin: Origin, answer: FrameAnswer) -> None:
-        api = self.head.api
+    def answered(self, origin: Origin, payload: msgspec.Raw) -> None:
+        head = self.head
+        mark = self.mark
+        sent = None if mark is None else mark.correlation_id
         try:
-            status, body = api.render(self.item, origin, answer, self.head.task)
+            render = head.api.render
+            status, body = render(origin, payload, self.execution_id, sent, head.task)
         except LoopaiError as error:
             self.failed(error)
             return
-        timing = f"server-timing: {server_timing(origin.came_at - self.started, answer)}\r\n"
-        self._respond(status, origin.came_at, timing, _JSON if status == 200 else api.error_type, body)
+        kind = _JSON_RESULT if status == 200 else f"content-type: {head.api.error_type}\r\n"
+        came_at = origin.came_at
+        self._respond(
+            status, came_at, f"server-timing: {server_timing(came_at - self.started, origin)}\r\n{kind}", body
+        )
 
     def failed(self, error: LoopaiError) -> None:
         self.protocol.lane.metrics.refused(error)
         api = self.head.api
-        headers = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers_of(error).items())
+        headers = {**headers_of(error), "content-type": api.error_type}
         body = api.errors.body(error, self.correlation_id, api.path(self.head.task))
-        self._respond(status_of(error), time.perf_counter(), headers, api.error_type, body)
+        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
+        self._respond(status_of(error), time.perf_counter(), lines, (body, b"", b""))
 
-    def _respond(self, status: int, now: float, extra: str, media_type: str, body: bytes) -> None:
-        protocol, api = self.protocol, self.head.api
+    def _respond(self, status: int, now: float, headers: str, body: Body) -> None:
+        protocol = self.protocol
         transport = protocol.transport
         if not self.more_body:  # else it ends before it was run, and was not counted
-            protocol.lane.metrics.in_flight -= 1
-        api.counts.observe(status, now - self.started)
+            protocol.metrics.in_flight -= 1
+        self.head.api.counts.observe(status, now - self.started)
         if self.span is not UNRECORDED:
             self._end_span(status)
         self.response_complete = True
         if self.disconnected or transport.is_closing():
             return
-        close = "" if self.keep_alive else "connection: close\r\n"
+        before, output, behind = body
+        end = self.end_of_head if self.keep_alive else f"connection: close\r\n{self.end_of_head}"
         head = (
-            f"{_STATUS_LINES[status]}content-length: {len(body)}\r\n{extra}content-type: {media_type}\r\n"
-            f"x-correlation-id: {self.correlation_id}\r\nx-content-type-options: nosniff\r\n"
-            f"cache-control: no-store\r\n{api.notice}{self.hsts}{close}\r\n"
+            f"{_BEGINNINGS[status]}{len(before) + len(output) + len(behind)}\r\n{headers}"
+            f"x-correlation-id: {self.correlation_id}\r\n{end}"
         )
-        transport.write(head.encode() + body)
+        transport.write(b"".join((head.encode(), before, output, behind)))
         if not self.keep_alive:
             transport.close()
-        protocol.on_hot_response_complete(now)
+        protocol.on_hot_response_complete(self, now)
 
 
 class FastLaneProtocol(LoopaiHttpProtocol):
     """One connection. The application carries the lane: ``app.lane`` is the process's :class:`FastLane`."""
 
+    __slots__ = ("_body", "_idle", "_last_answer", "_sent_correlation_id", "_sent_traceparent", "_trusted", "lane")
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lane: FastLane = self.config.loaded_app.lane
         self._trusted = False
+        self._body = b""
         self._sent_correlation_id: str | None = None
         self._sent_traceparent: str | None = None
         self._idle: asyncio.TimerHandle | None = None
@@ -196,7 +212,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
 
     def data_received(self, data: bytes) -> None:
         before: Any = self.cycle
-        if self._receiving or self._refused or self.pipeline or (before is not None and not before.response_complete):
+        if self._receiving or self._refused or (before is not None and not before.response_complete):
             super().data_received(data)
             return
         head, _, body = data.partition(_END_OF_HEAD)
@@ -220,7 +236,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         parsed: Any = self.cycle
         if type(parsed) is not HotCycle or parsed is before or parsed.more_body or parsed.refusal is not None:
             return
-        if parsed.body == body and self._same_each_time:
+        if self._body == body and self._same_each_time:
             self.lane.remember(head, parsed.head)
 
     @property
@@ -232,6 +248,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         """Leaves uvicorn's scope dictionary for later: a hot request needs none."""
         self.url = b""
         self.headers = []
+        self._body = b""
         self._receiving = True
         self._headers_complete = False
         self._head_bytes = 0
@@ -263,7 +280,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
     def on_body(self, body: bytes) -> None:
         cycle: Any = self.cycle
         if type(cycle) is HotCycle and cycle.more_body:
-            cycle.body = cycle.body + body if cycle.body else body
+            self._body = self._body + body if self._body else body
         else:
             super().on_body(body)
 
@@ -271,7 +288,7 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         cycle: Any = self.cycle
         if type(cycle) is HotCycle and cycle.more_body:
             self._received()
-            cycle.run(cycle.body, self._sent_correlation_id, self._sent_traceparent)
+            cycle.run(self._body, self._sent_correlation_id, self._sent_traceparent)
         else:
             super().on_message_complete()
 
@@ -282,11 +299,13 @@ class FastLaneProtocol(LoopaiHttpProtocol):
             cycle.failed(Internal("something unforeseen happened; the log has the cause"))
         super()._fail()
 
-    def on_hot_response_complete(self, now: float) -> None:
+    def on_hot_response_complete(self, cycle: HotCycle, now: float) -> None:
         """Goes on with what was pipelined behind a hot request, or lets the connection idle."""
-        if self.pipeline:
+        current: Any = self.cycle
+        if current is not cycle:
             self.on_response_complete()
             return
+        self.cycle = None  # type: ignore[assignment]  # as before the first request; the next one finds its memory warm
         self.server_state.total_requests += 1
         self._last_answer = now
         if self._idle is None:
@@ -345,7 +364,8 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         sent = correlation_id is not None and is_correlation_id(correlation_id)
         self._sent_correlation_id = correlation_id if sent else None
         self._sent_traceparent = traceparent if is_traceparent(traceparent) else None
-        return self._admitted(HotHead(*path, length, credential, forwarded_proto == b"https"))
+        program = path[0], 0, lane.default_timeout_ms
+        return self._admitted(HotHead(*path, length, credential, forwarded_proto == b"https", program))
 
     def _admitted(self, head: HotHead) -> HotCycle | None:
         """The cycle of a request that may be made, or is refused; ``None`` when the ordinary lane has to see to it."""
@@ -359,4 +379,4 @@ class FastLaneProtocol(LoopaiHttpProtocol):
                 return None
         except LoopaiError as error:
             refusal = error
-        return HotCycle(self, head, _HSTS if private else "", refusal)
+        return HotCycle(self, head, head.api.private_end if private else head.api.usual_end, refusal)

@@ -16,19 +16,20 @@ import time
 from asyncio import Semaphore, Task
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from operator import attrgetter
 from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
 
 from loopai_common.contracts.execution import ExecutionError
 from loopai_common.contracts.frames import MAX_FRAME_ITEMS, AnswerKind
 from loopai_common.contracts.tasks import Isolation
 from loopai_common.errors import DeadlineExceeded, LoopaiError
 from loopai_common.runtime.logging import get_logger
-from loopai_executor.domain import MAX_BATCH, Counts, DeathCounter, Job, Program, error_payload, kind_of
+from loopai_executor.domain import Counts, DeathCounter, Jobs, Program, error_payload, kind_of
 from loopai_executor.sandbox.limits import PoolLimits
 from loopai_executor.sandbox.loading import WorkerDied, believable, load, refused
 from loopai_executor.sandbox.process import Death, SandboxUnavailable, WorkerProcess
-from loopai_executor.sandbox.protocol import Answer, encode
+from loopai_executor.sandbox.protocol import Answer, Answers, encode
 
 MAX_RESIDENTS: Final = 128
 """Programs that share a worker, at most."""
@@ -48,7 +49,6 @@ _MAX_UNBLAMED_DEATHS: Final = 3
 
 _SUCCESS: Final = int(AnswerKind.SUCCESS)
 _PROCESS: Final = Isolation.PROCESS
-_timeout_of = attrgetter("timeout_ms")
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class Residence(Protocol):
     def forget(self, resident: "Resident") -> None:
         """The program has no lane any more."""
 
-    def submit(self, program: Program, jobs: Sequence[Job]) -> None:
+    def submit(self, program: Program, work: Sequence[Jobs]) -> None:
         """Queues executions for whichever lane the program is to have."""
 
 
@@ -111,7 +111,7 @@ class Resident:
         return self.deaths.quarantined and not before
 
 
-_Run = tuple[Resident, list[Job]]
+_Run = tuple[Resident, Jobs]
 """Executions of one program."""
 
 _Replacement = tuple[WorkerProcess, set[Resident]]
@@ -129,10 +129,9 @@ class Lane:
         self._queue: deque[_Run] = deque()
         self._suspects: deque[_Run] = deque()
         self._waiting = 0
-        self._runs: list[_Run] = []
-        """What the batch is made of."""
-        self._batch: list[Job] = []
-        self._answered = 0
+        self._batch: deque[_Run] = deque()
+        """What is with the worker, and not answered yet."""
+        self._running = 0
         self._wanted: dict[Resident, None] = {}
         """What is to be loaded before the next batch."""
         self._loading: Task[None] | None = None
@@ -150,7 +149,7 @@ class Lane:
     @property
     def size(self) -> int:
         """Executions that are not answered yet."""
-        return self._waiting + len(self._batch) - self._answered
+        return self._waiting + self._running
 
     @property
     def has_room(self) -> bool:
@@ -164,14 +163,12 @@ class Lane:
         self.residents.append(resident)
         return resident
 
-    def submit(self, resident: Resident, jobs: Sequence[Job]) -> None:
-        """Queues ``jobs`` of a resident. A shared lane waits for what else comes in this turn of the event loop."""
-        self._pool.queued += len(jobs)
-        self._waiting += len(jobs)
-        if self._queue and self._queue[-1][0] is resident:
-            self._queue[-1][1].extend(jobs)
-        else:
-            self._queue.append((resident, list(jobs)))
+    def submit(self, resident: Resident, work: Sequence[Jobs]) -> None:
+        """Queues ``work`` of a resident. A shared lane waits for what else comes in this turn of the event loop."""
+        for jobs in work:
+            self._pool.queued += len(jobs)
+            self._waiting += len(jobs)
+            self._queue.append((resident, jobs))
         if not resident.loaded or resident.deaths.quarantined:
             refusal = resident.refusal(self._pool.clock())
             if refusal is not None:
@@ -303,89 +300,86 @@ class Lane:
         self.residents.remove(resident)
         self._pool.forget(resident)
 
-    def _next_batch(self) -> list[_Run]:
+    def _next_batch(self) -> deque[_Run]:
         """The suspects one by one, then what the queue has; what nobody waits for any more is refused.
 
-        A batch cannot be called back, so it holds what takes about ``_BATCH_SECONDS``: of a slow program, one.
+        A batch cannot be called back, so it holds what takes about ``_BATCH_SECONDS``: of a slow program, one. Of bytes
+        it holds what came in one message beyond ``_MAX_BATCH_BYTES``, at most.
         """
         now = time.time()
-        runs: list[_Run] = []
+        runs: deque[_Run] = deque()
         source, limit = (self._suspects, 1) if self._suspects else (self._queue, self._batch_limit())
         count = size = 0
         while source and count < limit and size < _MAX_BATCH_BYTES:
-            resident, waiting = source[0]
-            jobs: list[Job] = []
-            seen = 0
-            for job in waiting:
-                if count >= limit or size >= _MAX_BATCH_BYTES:
-                    break
-                seen += 1
-                if job.sink.deadline < now:
-                    self._waiting -= 1
-                    self._pool.queued -= 1
-                    job.sink.answer(job, *_EXPIRED, 0)
-                    continue
-                jobs.append(job)
-                count += 1
-                size += len(job.input)
-            if seen == len(waiting):
-                source.popleft()
-            else:
-                del waiting[:seen]
-            if jobs:
-                runs.append((resident, jobs))
+            resident, jobs = source.popleft()
+            if jobs.sink.deadline < now:
+                self._waiting -= len(jobs)
+                self._pool.queued -= len(jobs)
+                jobs.answer(*_EXPIRED)
+                continue
+            if len(jobs) > limit - count:
+                jobs, others = jobs.split(limit - count)
+                source.appendleft((resident, others))
+            runs.append((resident, jobs))
+            count += len(jobs)
+            size += sum(map(len, jobs.inputs))
         return runs
 
     def _batch_limit(self) -> int:
         if self._item_seconds is None:
             return _FIRST_BATCH
-        most = MAX_FRAME_ITEMS if self.shared else MAX_BATCH
-        return max(1, min(most, int(_BATCH_SECONDS / max(self._item_seconds, 1e-6))))
+        return max(1, min(MAX_FRAME_ITEMS, int(_BATCH_SECONDS / max(self._item_seconds, 1e-6))))
 
-    def _send(self, worker: WorkerProcess, runs: list[_Run]) -> None:
-        batch = runs[0][1] if len(runs) == 1 else [job for _, jobs in runs for job in jobs]
-        for resident, jobs in runs:
+    def _send(self, worker: WorkerProcess, batch: deque[_Run]) -> None:
+        count = 0
+        for resident, jobs in batch:
+            count += len(jobs)
             resident.executions += len(jobs)
             resident.used = True
-        self._runs, self._batch, self._answered = runs, batch, 0
-        self._waiting -= len(batch)
+        self._batch, self._running = batch, count
+        self._waiting -= count
         counts = self._pool.counts
         counts.batches += 1
-        counts.batched_items += len(batch)
-        payload = encode([(resident.number, [(job.timeout_ms, job.input) for job in jobs]) for resident, jobs in runs])
-        worker.submit(payload, len(batch), self._budget, self._on_answers, self._on_death)
+        counts.batched_items += count
+        payload = encode([(resident.number, jobs.timeout_ms, jobs.inputs) for resident, jobs in batch])
+        worker.submit(payload, count, self._budget, self._on_answers, self._on_death)
 
     def _budget(self) -> float:
         """Seconds that the next progress may take: the worker answers at the latest when the longest item is done."""
-        longest: int = max(map(_timeout_of, self._batch[self._answered :]))
-        return longest / 1000
+        return max(jobs.timeout_ms for _, jobs in self._batch) / 1000
 
-    def _on_answers(self, answers: list[Answer], elapsed: float) -> None:
-        count = len(answers)
-        start = self._answered
+    def _on_answers(self, answers: list[Answers], elapsed: float) -> None:
+        count = sum(len(payloads) for _, payloads in answers)
         per_item = elapsed / count
         latency_us = int(per_item * 1e6)
         known = self._item_seconds
         self._item_seconds = per_item if known is None else known + (per_item - known) * _SMOOTHING
         self._pool.counts.ran(count, elapsed)
-        owners: list[Resident] = []
-        for place, (kind, payload) in enumerate(answers, start):
-            job = self._batch[place]
-            if kind == _SUCCESS:
-                job.sink.answer(job, kind, payload, latency_us)
-            else:
-                owners = owners or self._owners()
-                owners[place].failures += 1
-                job.sink.answer(job, *believable((kind, payload)), latency_us)
-        self._answered += count
+        self._running -= count
         self._pool.queued -= count
-        if self._answered == len(self._batch):
-            self._batch = []
-            self._answered = 0
+        for kind, payloads in answers:
+            self._hand_out(kind, payloads, latency_us)
+        if not self._batch:
             self._unblamed_deaths = 0
             if self._isolation is _PROCESS:
                 self._renew()
             self.pump()
+
+    def _hand_out(self, kind: int, payloads: list[msgspec.Raw], latency_us: int) -> None:
+        """Gives answers to those of the batch that wait for the next ones."""
+        while payloads:
+            resident, jobs = self._batch.popleft()
+            if len(jobs) > len(payloads):
+                jobs, others = jobs.split(len(payloads))
+                self._batch.appendleft((resident, others))
+            answered, payloads = payloads[: len(jobs)], payloads[len(jobs) :]
+            if kind == _SUCCESS:
+                jobs.sink.answer(jobs.indexes, kind, answered, latency_us)
+                continue
+            resident.failures += len(jobs)
+            for index, payload in zip(jobs.indexes, answered, strict=True):
+                believed, what = believable((kind, payload))
+                jobs.sink.answer((index,), believed, (what,), latency_us)
 
     def _renew(self) -> None:
         """Ends the worker, and has the next one ready before it is needed."""
@@ -394,34 +388,29 @@ class Lane:
         self._worker_is_gone()
         self._want(self.residents[0])
 
-    def _owners(self) -> list[Resident]:
-        """Whose each execution of the batch is."""
-        return [resident for resident, jobs in self._runs for _ in jobs]
-
     def _on_death(self, death: Death) -> None:
-        jobs, owners = self._batch[self._answered :], self._owners()[self._answered :]
-        self._batch = []
-        self._answered = 0
+        unanswered = [(resident, job) for resident, jobs in self._batch for job in jobs.each()]
+        self._batch.clear()
+        self._running = 0
         self._pool.counts.kills[death.error.value] += 1
         culprit = None
-        for resident in owners:  # what runs again, or is answered below, counts there
+        for resident, _ in unanswered:  # what runs again, or is answered below, counts there
             resident.executions -= 1
         if not death.blamed:
             self._unblamed_deaths += 1
         if not death.blamed and self._unblamed_deaths > _MAX_UNBLAMED_DEATHS:
             refusal = refused(SandboxUnavailable("the sandbox keeps being restarted; try again"))
-            for resident, job in zip(owners, jobs, strict=True):
-                self._finish(resident, [job], refusal)
-        elif death.blamed and len(jobs) == 1:
-            culprit = owners[0]
-            self._finish(culprit, jobs, (kind_of(death.error), error_payload(death.error, death.message)))
+            for resident, job in unanswered:
+                self._finish(resident, job, refusal)
+        elif death.blamed and len(unanswered) == 1:
+            culprit, job = unanswered[0]
+            self._finish(culprit, job, (kind_of(death.error), error_payload(death.error, death.message)))
         else:
-            left = [(resident, [job]) for resident, job in zip(owners, jobs, strict=True)]
-            self._waiting += len(left)
+            self._waiting += len(unanswered)
             if death.blamed:
-                self._suspects.extend(left)
+                self._suspects.extend(unanswered)
             else:
-                self._suspects.extendleft(reversed(left))
+                self._suspects.extendleft(reversed(unanswered))
         self._worker_is_gone()
         if culprit is not None:
             self._blame(culprit)
@@ -491,14 +480,16 @@ class Lane:
 
     def _move(self, resident: Resident) -> None:
         """Sends a program elsewhere for which there was no memory left beside the others."""
-        jobs = [job for _, run in self._taken_out(resident) for job in run]
+        work = [jobs for _, jobs in self._taken_out(resident)]
         self._leave(resident)
-        self._pool.queued -= len(jobs)
+        count = sum(map(len, work))
+        self._pool.queued -= count
         try:
-            self._pool.submit(resident.program, jobs)
+            self._pool.submit(resident.program, work)
         except LoopaiError as error:
-            self._pool.queued += len(jobs)
-            self._finish(resident, jobs, refused(error))
+            self._pool.queued += count
+            for jobs in work:
+                self._finish(resident, jobs, refused(error))
 
     def _answer_waiting(self, answer: Answer, resident: Resident | None = None) -> None:
         """Answers what waits, of all residents or of one."""
@@ -518,13 +509,12 @@ class Lane:
         self._waiting -= sum(len(jobs) for _, jobs in taken)
         return taken
 
-    def _finish(self, resident: Resident, jobs: Collection[Job], answer: Answer) -> None:
+    def _finish(self, resident: Resident, jobs: Jobs, answer: Answer) -> None:
         self._pool.queued -= len(jobs)
         if answer[0] != AnswerKind.REFUSED:
             resident.executions += len(jobs)
             resident.failures += len(jobs)
-        for job in jobs:
-            job.sink.answer(job, *answer, 0)
+        jobs.answer(*answer)
 
 
 def _end_unused(replacing: Task[_Replacement | None]) -> None:

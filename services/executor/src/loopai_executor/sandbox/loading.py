@@ -15,7 +15,7 @@ from loopai_common.runtime.errors import failure_of
 from loopai_executor.domain import Program, error_payload
 from loopai_executor.sandbox.limits import PoolLimits
 from loopai_executor.sandbox.process import Death, WorkerProcess
-from loopai_executor.sandbox.protocol import Answer, LoadRequest, encode
+from loopai_executor.sandbox.protocol import Answer, Answers, LoadRequest, encode
 
 ERROR_PAYLOAD: Final = msgspec.json.Decoder(tuple[ExecutionError, str])
 FORGED: Final[Answer] = (
@@ -52,9 +52,10 @@ async def ask(worker: WorkerProcess, payload: bytes, seconds: float) -> Answer:
     """What the worker answers to a frame with a single answer; raises :class:`WorkerDied`."""
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
-    def on_answers(answers: list[Answer], _: float) -> None:
+    def on_answers(answers: list[Answers], _: float) -> None:
+        kind, payloads = answers[0]
         if not answered.done():
-            answered.set_result(answers[0])
+            answered.set_result((kind, payloads[0]))
 
     def on_death(death: Death) -> None:
         if not answered.done():

@@ -15,7 +15,7 @@ from loopai_common.contracts.tasks import Isolation
 from loopai_common.errors import LoopaiError, Overloaded, ShuttingDown
 from loopai_common.runtime.logging import get_logger
 from loopai_common.runtime.service import StartRefused
-from loopai_executor.domain import Counts, Job, Program
+from loopai_executor.domain import Counts, Jobs, Program
 from loopai_executor.sandbox import process
 from loopai_executor.sandbox.cgroups import SandboxGroup
 from loopai_executor.sandbox.lane import Lane, Resident
@@ -106,15 +106,16 @@ class Pool:
             await self._zygote.stop()
             self._zygote = None
 
-    def submit(self, program: Program, jobs: Sequence[Job]) -> None:
+    def submit(self, program: Program, work: Sequence[Jobs]) -> None:
         """Queues executions; each is answered at its sink. Raises ``Overloaded``, for one lane at half the room."""
         resident = self._resident(program)
         lane = resident.lane
         limit = self.limits.max_queued_items
-        if self.queued + len(jobs) > limit or lane.size + len(jobs) > max(limit // 2, 1):
-            self.counts.overloaded += len(jobs)
+        count = sum(map(len, work))
+        if self.queued + count > limit or lane.size + count > max(limit // 2, 1):
+            self.counts.overloaded += count
             raise Overloaded("too many executions are waiting; try again later")
-        lane.submit(resident, jobs)
+        lane.submit(resident, work)
 
     def warm(self, program: Program) -> None:
         """Loads a program before anybody asks for it."""

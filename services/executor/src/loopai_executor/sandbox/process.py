@@ -32,7 +32,7 @@ from loopai_executor.sandbox.protocol import (
     LENGTH,
     MAX_MESSAGE,
     TICK_SECONDS,
-    Answer,
+    Answers,
     Exited,
     Fork,
     Forked,
@@ -82,7 +82,7 @@ class WorkerUsage:
 
 UNEXPLAINED: Final = Death(ExecutionError.CRASHED, "the worker ended, and nobody knows how", blamed=False)
 
-OnAnswers = Callable[[list[Answer], float], None]
+OnAnswers = Callable[[list[Answers], float], None]
 """Takes answers, in order, and the seconds since the batch was sent or the answers before."""
 
 OnDeath = Callable[[Death], None]
@@ -291,13 +291,15 @@ class WorkerProcess:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self._distrust("its answer is not JSON")
             return
-        if not 0 < len(answers) <= self._expected:
+        counts = [len(payloads) for _, payloads in answers]
+        count = sum(counts)
+        if 0 in counts or not 0 < count <= self._expected:
             self._distrust("it answered more, or less, than it was asked")
             return
         now = time.perf_counter()
         elapsed, self._since = now - self._since, now
-        self._expected -= len(answers)
-        self.served += len(answers)
+        self._expected -= count
+        self.served += count
         if self._expected:
             on_answers(answers, elapsed)
             if self._open:

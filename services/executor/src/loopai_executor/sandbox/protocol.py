@@ -3,8 +3,8 @@
 Between executor and worker: two pipes, each carrying frames of a little-endian ``u32`` length and a JSON value.
 
 * A :class:`LoadRequest` is an object, and is answered like a batch of one. The first frame to a worker is one.
-* A batch is an array, ``[[program, [[timeout_ms, input], …]], …]``. Its answers come back in order,
-  ``[[kind, payload], …]``, in one frame or in several: a worker sends what is ready at each tick.
+* A batch is an array, ``[[program, timeout_ms, [input, …]], …]``. Its answers come back in order, those of one kind
+  together, ``[[kind, [payload, …]], …]``, in one frame or in several: a worker sends what is ready at each tick.
 
 Between executor and zygote: a SEQPACKET socket, one message a packet. The executor distrusts workers; the zygote and
 the executor trust each other, and the zygote never reads a worker's bytes.
@@ -33,7 +33,10 @@ MAX_ERROR_CHARACTERS: Final = 500
 Answer = tuple[int, msgspec.Raw]
 """An :class:`~loopai_common.contracts.frames.AnswerKind` and the payload that belongs to it."""
 
-ANSWERS: Final[msgspec.json.Decoder[list[Answer]]] = msgspec.json.Decoder(list[tuple[int, msgspec.Raw]])
+Answers = tuple[int, list[msgspec.Raw]]
+"""Several of one kind, in order."""
+
+ANSWERS: Final[msgspec.json.Decoder[list[Answers]]] = msgspec.json.Decoder(list[tuple[int, list[msgspec.Raw]]])
 NO_PAYLOAD: Final = msgspec.Raw(b"null")
 
 

@@ -55,7 +55,7 @@ class PooledTrial:
                 return AnswerKind.ERROR, error_payload(ExecutionError.LOAD_FAILED, problem), 0.0
         assert self._worker is not None
         started = time.perf_counter()
-        payload = encode([(0, [(timeout_ms, msgspec.Raw(value))])])
+        payload = encode([(0, timeout_ms, [msgspec.Raw(value)])])
         try:
             kind, answer = believable(await ask(self._worker, payload, timeout_ms / 1000))
         except WorkerDied as error:

@@ -29,6 +29,7 @@ from loopai_executor.sandbox.protocol import (
     MAX_ERROR_CHARACTERS,
     TICK_SECONDS,
     Answer,
+    Answers,
     LoadRequest,
     encode,
     failure,
@@ -107,8 +108,9 @@ class LoadedProgram:
 
     def call(self, value: Any) -> Answer:
         """What the program makes of ``value``, checked; raises what the program raises, and :class:`_NotJson`."""
-        if self._input_schema is not None and not self._input_schema.is_valid(value):
-            return _input_refused(self._input_schema, value)
+        schema = self._input_schema
+        if schema is not None and not schema.is_valid(value):
+            return _input_refused(schema, value)
         if self._takes_text and type(value) is dict and "text" in value:
             value = value["text"]
         # A context of its own for each call: what one does to the context of decimal, the next does not see.
@@ -116,10 +118,12 @@ class LoadedProgram:
         text = _encode(output)
         if len(text) > self._output_bytes:
             return failure(AnswerKind.ERROR, "limit_output", f"the output is larger than {self._output_bytes} bytes")
-        if self._output_schema is not None:
-            plain = _plain(output, text)
-            if not self._output_schema.is_valid(plain):
-                return _output_refused(self._output_schema, plain)
+        schema = self._output_schema
+        if schema is not None:
+            # As its readers will see it: tuples, data classes and the like have become JSON.
+            plain = output if type(output) in _PLAIN_TYPES else msgspec.json.decode(text)
+            if not schema.is_valid(plain):
+                return _output_refused(schema, plain)
         return _SUCCESS, msgspec.Raw(text)
 
 
@@ -129,11 +133,11 @@ class Worker:
     def __init__(self) -> None:
         self._clock = Clock(self._flush)
         self._programs: dict[int, LoadedProgram] = {}
-        self._ready: list[Answer] = []
+        self._ready: list[Answers] = []
         self._ready_bytes = 0
         self._flushing = False
-        self._decode = msgspec.json.Decoder(list[tuple[int, list[tuple[int, Any]]]]).decode
-        self._decode_slices = msgspec.json.Decoder(list[tuple[int, list[tuple[int, msgspec.Raw]]]]).decode
+        self._decode = msgspec.json.Decoder(list[tuple[int, int, list[Any]]]).decode
+        self._decode_slices = msgspec.json.Decoder(list[tuple[int, int, list[msgspec.Raw]]]).decode
         self._decode_load = msgspec.json.Decoder(LoadRequest).decode
         self._clock.install()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
@@ -164,10 +168,11 @@ class Worker:
         except BaseException as error:  # noqa: BLE001  # a stranger's module may raise anything; all of it is an answer
             clock.until = None
             answer = _load_failure(error)
-        _send([answer])
+        kind, payload = answer
+        _send([(kind, [payload])])
 
     def _batch(self, payload: bytes) -> None:
-        runs: Sequence[tuple[int, Sequence[tuple[int, Any]]]]
+        runs: Sequence[tuple[int, int, Sequence[Any]]]
         clock, call = self._clock, self._call
         try:
             runs = self._decode(payload)
@@ -175,12 +180,16 @@ class Worker:
             runs = self._decode_slices(payload)
             call = self._call_slice
         clock.ticked = False
-        for number, items in runs:
-            program = self._programs[number]
-            for timeout_ms, value in items:
-                answer = call(program, timeout_ms, value)
-                self._ready.append(answer)
-                self._ready_bytes += len(answer[1])
+        for number, timeout_ms, values in runs:
+            program, seconds = self._programs[number], timeout_ms / 1000
+            for value in values:
+                kind, payload = call(program, seconds, value)
+                ready = self._ready
+                if ready and ready[-1][0] == kind:
+                    ready[-1][1].append(payload)
+                else:
+                    ready.append((kind, [payload]))
+                self._ready_bytes += len(payload)
                 if clock.ticked or self._ready_bytes > FLUSH_BYTES:
                     clock.ticked = False
                     self._flush()
@@ -198,19 +207,19 @@ class Worker:
         _send(ready)
         self._flushing = False
 
-    def _call_slice(self, program: LoadedProgram, timeout_ms: int, value: Any) -> Answer:
+    def _call_slice(self, program: LoadedProgram, seconds: float, value: Any) -> Answer:
         """As :meth:`_call`, for a batch of which some input does not decode."""
         try:
             decoded = msgspec.json.decode(value)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             return _refused("malformed_json", "the input is not JSON that a program can be given", [])
-        return self._call(program, timeout_ms, decoded)
+        return self._call(program, seconds, decoded)
 
-    def _call(self, program: LoadedProgram, timeout_ms: int, value: Any) -> Answer:
+    def _call(self, program: LoadedProgram, seconds: float, value: Any) -> Answer:
         clock = self._clock
         try:
             # The clock runs for the checks too: a schema is as untrusted as a program.
-            clock.until = monotonic() + timeout_ms / 1000
+            clock.until = monotonic() + seconds
             answer = program.call(value)
             clock.until = None
         except BaseException as error:  # noqa: BLE001  # a stranger's function may raise anything; all of it is an answer
@@ -259,11 +268,6 @@ def _is_finite(value: Any) -> bool:
     if isinstance(value, dict):
         return all(map(_is_finite, value.values()))
     return not isinstance(value, list | tuple | set | frozenset) or all(map(_is_finite, value))
-
-
-def _plain(output: Any, text: bytes) -> Any:
-    """``output`` as its readers will see it: tuples, data classes and the like have become JSON."""
-    return output if type(output) in _PLAIN_TYPES else msgspec.json.decode(text)
 
 
 def _validator(schema: Any) -> Validator | None:
@@ -330,7 +334,7 @@ def _receive() -> bytes:
     return data[LENGTH.size :]
 
 
-def _send(answers: list[Answer]) -> None:
+def _send(answers: list[Answers]) -> None:
     data = frame(encode(answers))
     sent = os.write(1, data)
     while sent < len(data):

@@ -1,9 +1,12 @@
 """The rules of execution."""
 
+from collections.abc import Sequence
+
+import msgspec
 import pytest
 
 from loopai_common.identifiers import new_id
-from loopai_executor.domain import Counts, DeathCounter, Split, percentile, rollout_share
+from loopai_executor.domain import Counts, DeathCounter, Jobs, Split, jobs_of, percentile, rollout_share
 from tests.support.sandbox import program
 
 
@@ -93,3 +96,53 @@ def test_execution_keeps_the_candidate_while_the_percentage_grows() -> None:
         assert taken == {i for i in ids if split.choose(i) is candidate}
         before = taken
     assert before == set(ids)
+
+
+class Sink:
+    """Keeps what it is told."""
+
+    deadline = 0.0
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Sequence[int], int, Sequence[msgspec.Raw], int]] = []
+
+    def answer(self, indexes: Sequence[int], kind: int, payloads: Sequence[msgspec.Raw], latency_us: int) -> None:
+        self.told.append((indexes, kind, payloads, latency_us))
+
+
+INPUTS = [msgspec.Raw(b"%d" % number) for number in range(5)]
+
+
+def test_executions_are_put_together_where_only_their_inputs_differ() -> None:
+    one, other = Sink(), Sink()
+    work = jobs_of(
+        [
+            (one, 1000, 0, INPUTS[0]),
+            (other, 1000, 1, INPUTS[1]),
+            (one, 1000, 2, INPUTS[2]),
+            (one, 20, 3, INPUTS[3]),
+            (other, 1000, 4, INPUTS[4]),
+        ]
+    )
+    shapes = [(jobs.sink, jobs.timeout_ms, jobs.indexes, list(map(bytes, jobs.inputs))) for jobs in work]
+    assert shapes == [
+        (one, 1000, [0, 2], [b"0", b"2"]),
+        (other, 1000, [1, 4], [b"1", b"4"]),
+        (one, 20, [3], [b"3"]),
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 2, 5])
+def test_jobs_that_are_cut_keep_each_index_with_its_input(count: int) -> None:
+    jobs = Jobs(Sink(), 1000, range(10, 15), INPUTS)
+    parts = jobs.split(count)
+    assert [len(part) for part in parts] == [count, 5 - count]
+    pairs = [(index, bytes(value)) for part in parts for index, value in zip(part.indexes, part.inputs, strict=True)]
+    assert pairs == [(10 + number, b"%d" % number) for number in range(5)]
+    assert [(job.indexes, list(map(bytes, job.inputs))) for job in jobs.each()][3] == ((13,), [b"3"])
+
+
+def test_what_did_not_run_is_answered_alike() -> None:
+    sink = Sink()
+    Jobs(sink, 1000, range(3), INPUTS[:3]).answer(1, INPUTS[0])
+    assert sink.told == [(range(3), 1, [INPUTS[0]] * 3, 0)]

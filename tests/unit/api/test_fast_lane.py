@@ -219,7 +219,7 @@ async def test_a_head_that_was_parsed_before_carries_another_body(
     lane = connection.protocol.lane
     connection.receive(request(b'{"input": 1}'))
     await answers(engine, sender, connection)
-    assert len(lane.heads) == 1
+    assert (len(lane.lines), len(lane.headers)) == (1, 1)
     connection.receive(request(b'{"input": 2}'))
     first, second = await answers(engine, sender, connection)
     assert (b'"output":1,' in first, b'"output":2,' in second) == (True, True)
@@ -247,6 +247,36 @@ async def test_a_known_head_in_pieces_is_read_like_an_unknown_one(
     assert [body.partition(b'"output":')[2][:1] for body in found] == [b"1", b"2", b"2"]
 
 
+async def test_a_known_head_may_be_cut_anywhere(engine: ExecutionEngine, sender: RememberingSender) -> None:
+    first = Connection(engine, HttpMetrics())
+    first.receive(request(b'{"input": 1}'))
+    await answers(engine, sender, first)
+    data = request(b'{"input": 2}')
+    for cut in range(1, len(data)):
+        connection = Connection(engine, HttpMetrics())
+        connection.protocol.lane = first.protocol.lane
+        connection.receive(data[:cut])
+        await turn()
+        assert (sender.frames, connection.transport.written) == ({}, b""), cut
+        connection.receive(data[cut:])
+        (body,) = await answers(engine, sender, connection)
+        assert b'"output":2,' in body, cut
+
+
+async def test_lines_and_headers_are_known_apart(engine: ExecutionEngine, sender: RememberingSender) -> None:
+    connection = Connection(engine, HttpMetrics())
+    short, long = b'{"input": 1}', b'{"input": 1000}'
+    other = [data.replace(TASK.encode(), b"other") for data in (request(short), request(long))]
+    for data in (request(short), other[1], request(long), other[0]):
+        connection.receive(data)
+        await answers(engine, sender, connection)
+    lane = connection.protocol.lane
+    assert [path.task for path in lane.lines.values()] == [TASK, "other"]
+    assert [headers.body_bytes for headers in lane.headers.values()] == [len(short), len(long)]
+    bodies = await answers(engine, sender, connection)
+    assert [body.partition(b'"output":')[2].partition(b",")[0] for body in bodies] == [b"1", b"1000", b"1000", b"1"]
+
+
 @pytest.mark.parametrize("header", ["X-Correlation-ID: mine", "Prefer: respond-async", "Connection: close"])
 async def test_a_head_that_says_more_is_not_remembered(
     engine: ExecutionEngine, sender: RememberingSender, header: str
@@ -254,7 +284,7 @@ async def test_a_head_that_says_more_is_not_remembered(
     connection = Connection(engine, HttpMetrics())
     with contextlib.suppress(TypeError):  # the ordinary lane has no application here
         connection.receive(request(b'{"input": 1}', header))
-    assert connection.protocol.lane.heads == {}
+    assert connection.protocol.lane.headers == {}
 
 
 class BrokenEngine(ExecutionEngine):

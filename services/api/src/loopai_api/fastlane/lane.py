@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from loopai_api.bodies import MAX_EXECUTE_BYTES
 from loopai_api.execution.engine import ExecutionEngine
@@ -11,6 +12,8 @@ from loopai_api.security import HSTS, Guard
 from loopai_api.versions import VERSIONS, ApiVersion, Headers
 from loopai_common.errors import LoopaiError
 from loopai_common.runtime.context import root_share
+
+T = TypeVar("T")
 
 SUFFIX = b"/execute"
 _MAX_REMEMBERED = 10_000
@@ -41,19 +44,25 @@ class HotVersion:
         return f"{self.prefix.decode()}{task}/execute"
 
 
-@dataclass(frozen=True, slots=True)  # no named tuple: the interpreter reads its fields several times slower
-class HotHead:
-    """What the head of a hot request says. Whether it may be made is asked of the guard each time."""
+@dataclass(frozen=True, slots=True)  # no named tuples: the interpreter reads their fields several times slower
+class HotPath:
+    """What the request line of a hot request says."""
 
     task: str
     api: HotVersion
+    program: tuple[str, int, int]
+    """What is asked for unless the body says otherwise, as the engine takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HotHeaders:
+    """What the headers of a hot request say. Whether it may be made is asked of the guard each time."""
+
     body_bytes: int
     credential: bytes | None
     """The API key, as a value of ``Authorization``."""
     forwarded_https: bool
     """Whether a proxy says that its client used HTTPS; to be believed of trusted ones alone."""
-    program: tuple[str, int, int]
-    """What is asked for unless the body says otherwise, as the engine takes it."""
 
 
 class FastLane:
@@ -74,37 +83,43 @@ class FastLane:
         self.traced_share = root_share()
         self.max_body_bytes = MAX_EXECUTE_BYTES
         self._versions = [HotVersion(v, http_metrics, notices.get(v.name, ())) for v in VERSIONS.values()]
-        self._paths: dict[bytes, tuple[str, HotVersion]] = {}
-        self.heads: dict[bytes, HotHead] = {}
-        """Heads that were parsed before, to their last byte: a client sends the same few again and again."""
+        self._paths: dict[bytes, HotPath] = {}
+        self.lines: dict[bytes, HotPath] = {}
+        self.headers: dict[bytes, HotHeaders] = {}
+        """Request lines and blocks of headers that were parsed before, to their last byte: clients send the same few
+        again and again."""
 
-    def remember(self, head: bytes, parsed: HotHead) -> None:
-        """Keeps what the parser made of ``head``, unless it is large."""
-        if len(head) <= _MAX_HEAD_BYTES:
-            if len(self.heads) >= _MAX_REMEMBERED:
-                self.heads.clear()
-            self.heads[head] = parsed
+    def remember(self, line: bytes, path: HotPath, block: bytes, headers: HotHeaders) -> None:
+        """Keeps what the parser made of a head, unless it is large."""
+        if len(line) + len(block) <= _MAX_HEAD_BYTES:
+            _keep(self.lines, line, path)
+            _keep(self.headers, block, headers)
 
-    def path_of(self, url: bytes) -> tuple[str, HotVersion] | None:
-        """The task and the version that an execute path names; ``None`` for a path that is not this lane's."""
+    def path_of(self, url: bytes) -> HotPath | None:
+        """What an execute path names; ``None`` for a path that is not this lane's."""
         found = self._paths.get(url)
         if found is None and url.endswith(SUFFIX):
             found = self._read(url)
             if found is not None:
-                if len(self._paths) >= _MAX_REMEMBERED:
-                    self._paths.clear()
-                self._paths[url] = found
+                _keep(self._paths, url, found)
         return found
 
-    def _read(self, url: bytes) -> tuple[str, HotVersion] | None:
+    def _read(self, url: bytes) -> HotPath | None:
         for version in self._versions:
             if url.startswith(version.prefix):
                 try:
-                    return task_reference(url[len(version.prefix) : -len(SUFFIX)].decode("ascii")), version
+                    task = task_reference(url[len(version.prefix) : -len(SUFFIX)].decode("ascii"))
                 except (LoopaiError, UnicodeDecodeError):
                     return None
+                return HotPath(task, version, (task, 0, self.default_timeout_ms))
         return None
 
 
 def _end_of_head(headers: Headers) -> str:
     return "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in headers) + "\r\n"
+
+
+def _keep(found: dict[bytes, T], key: bytes, value: T) -> None:
+    if len(found) >= _MAX_REMEMBERED:
+        found.clear()
+    found[key] = value

@@ -4,7 +4,8 @@ With that face, the order of pipelined answers, graceful shutdown and disconnect
 it is a plain ``POST …/execute`` of HTTP/1.1: kept alive, ``application/json``, a declared length within the limit, no
 expectation, encoding or preference, and nothing before it on the connection still being answered.
 
-A head that was hot before, byte for byte, is not parsed again when the whole request, and nothing else, is there.
+A request line and headers that were hot before, byte for byte, are not parsed again when the whole request, and nothing
+else, is there.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from loopai_api.execution.engine import Execution
 from loopai_api.execution.rendering import Body, Origin, server_timing
-from loopai_api.fastlane.lane import FastLane, HotHead
+from loopai_api.fastlane.lane import FastLane, HotHeaders, HotPath
 from loopai_api.problems import headers_of, status_of
 from loopai_api.protocol import MAX_HEADER_BYTES, MAX_HEADERS, LoopaiHttpProtocol
 from loopai_common.contracts.frames import FrameMark
@@ -30,6 +31,7 @@ from loopai_common.runtime.tracing import UNRECORDED, Kind, start
 log = get_logger()
 
 _JSON = "application/json"
+_END_OF_LINE = b"\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
 # Browsers' requests from other origins may need CORS headers, which the ordinary lane knows of.
 _UNUSUAL = frozenset({b"transfer-encoding", b"expect", b"content-encoding", b"prefer", b"upgrade", b"origin"})
@@ -58,9 +60,9 @@ class HotCycle(Execution):
         "correlation_id",
         "disconnected",
         "end_of_head",
-        "head",
         "keep_alive",
         "more_body",
+        "path",
         "protocol",
         "refusal",
         "response_complete",
@@ -71,10 +73,10 @@ class HotCycle(Execution):
     message_event = _NoEvent()
 
     def __init__(
-        self, protocol: "FastLaneProtocol", head: HotHead, end_of_head: str, refusal: LoopaiError | None
+        self, protocol: "FastLaneProtocol", path: HotPath, end_of_head: str, refusal: LoopaiError | None
     ) -> None:
         self.protocol = protocol
-        self.head = head
+        self.path = path
         self.end_of_head = end_of_head
         self.refusal = refusal
         self.correlation_id = ""
@@ -93,7 +95,7 @@ class HotCycle(Execution):
     def run(self, body: bytes, sent_correlation_id: str | None, sent_traceparent: str | None) -> None:
         """Submits the request, or answers what is wrong with it."""
         self.more_body = False
-        protocol, head = self.protocol, self.head
+        protocol, path = self.protocol, self.path
         lane = protocol.lane
         protocol.metrics.in_flight += 1
         traceparent = ""
@@ -105,11 +107,11 @@ class HotCycle(Execution):
             self.failed(self.refusal)
             return
         try:
-            parse = head.api.parse
-            request = parse(body, head.task)
-            program = head.program
+            parse = path.api.parse
+            request = parse(body, path.task)
+            program = path.program
             if request.version is not None or request.timeout_ms is not None:
-                program = head.task, request.version or 0, request.timeout_ms or lane.default_timeout_ms
+                program = path.task, request.version or 0, request.timeout_ms or lane.default_timeout_ms
             mark = None
             if sent_correlation_id is not None or traceparent or request.force_validation:
                 mark = FrameMark(sent_correlation_id or "", request.force_validation, traceparent)
@@ -119,15 +121,15 @@ class HotCycle(Execution):
 
     def _trace(self, sent_traceparent: str | None) -> str:
         """Begins the span of a request that is sampled; returns what goes along with its execution."""
-        head = self.head
+        path = self.path
         began = time.time_ns() - int((time.perf_counter() - self.started) * 1e9)
         attributes = {
             "http.request.method": "POST",
-            "http.route": head.api.route,
+            "http.route": path.api.route,
             "url.scheme": self.protocol.scheme or "http",
-            "url.path": head.api.path(head.task),
+            "url.path": path.api.path(path.task),
         }
-        name = f"POST {head.api.route}"
+        name = f"POST {path.api.route}"
         self.span = start(name, sent_traceparent, kind=Kind.SERVER, attributes=attributes, at_ns=began)
         passed_on = sent_traceparent if sent_traceparent is not None and is_sampled(sent_traceparent) else ""
         return self.span.traceparent or passed_on
@@ -139,16 +141,16 @@ class HotCycle(Execution):
         self.span.end()
 
     def answered(self, origin: Origin, payload: msgspec.Raw) -> None:
-        head = self.head
+        path = self.path
         mark = self.mark
         sent = None if mark is None else mark.correlation_id
         try:
-            render = head.api.render
-            status, body = render(origin, payload, self.execution_id, sent, head.task)
+            render = path.api.render
+            status, body = render(origin, payload, self.execution_id, sent, path.task)
         except LoopaiError as error:
             self.failed(error)
             return
-        kind = _JSON_RESULT if status == 200 else f"content-type: {head.api.error_type}\r\n"
+        kind = _JSON_RESULT if status == 200 else f"content-type: {path.api.error_type}\r\n"
         came_at = origin.came_at
         self._respond(
             status, came_at, f"server-timing: {server_timing(came_at - self.started, origin)}\r\n{kind}", body
@@ -156,9 +158,9 @@ class HotCycle(Execution):
 
     def failed(self, error: LoopaiError) -> None:
         self.protocol.lane.metrics.refused(error)
-        api = self.head.api
+        api = self.path.api
         headers = {**headers_of(error), "content-type": api.error_type}
-        body = api.errors.body(error, self.correlation_id, api.path(self.head.task))
+        body = api.errors.body(error, self.correlation_id, api.path(self.path.task))
         lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
         self._respond(status_of(error), time.perf_counter(), lines, (body, b"", b""))
 
@@ -167,7 +169,7 @@ class HotCycle(Execution):
         transport = protocol.transport
         if not self.more_body:  # else it ends before it was run, and was not counted
             protocol.metrics.in_flight -= 1
-        self.head.api.counts.observe(status, now - self.started)
+        self.path.api.counts.observe(status, now - self.started)
         if self.span is not UNRECORDED:
             self._end_span(status)
         self.response_complete = True
@@ -188,13 +190,23 @@ class HotCycle(Execution):
 class FastLaneProtocol(LoopaiHttpProtocol):
     """One connection. The application carries the lane: ``app.lane`` is the process's :class:`FastLane`."""
 
-    __slots__ = ("_body", "_idle", "_last_answer", "_sent_correlation_id", "_sent_traceparent", "_trusted", "lane")
+    __slots__ = (
+        "_body",
+        "_hot_headers",
+        "_idle",
+        "_last_answer",
+        "_sent_correlation_id",
+        "_sent_traceparent",
+        "_trusted",
+        "lane",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.lane: FastLane = self.config.loaded_app.lane
         self._trusted = False
         self._body = b""
+        self._hot_headers: HotHeaders
         self._sent_correlation_id: str | None = None
         self._sent_traceparent: str | None = None
         self._idle: asyncio.TimerHandle | None = None
@@ -215,10 +227,13 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         if self._receiving or self._refused or (before is not None and not before.response_complete):
             super().data_received(data)
             return
-        head, _, body = data.partition(_END_OF_HEAD)
-        known = self.lane.heads.get(head)
-        if known is not None and len(body) == known.body_bytes:
-            cycle = self._admitted(known)
+        lane = self.lane
+        line_end = data.find(_END_OF_LINE)
+        head_end = data.find(_END_OF_HEAD, line_end)
+        line, block, body = data[:line_end], data[line_end:head_end], data[head_end + 4 :]
+        path, headers = lane.lines.get(line), lane.headers.get(block)
+        if path is not None and headers is not None and head_end > 0 and len(body) == headers.body_bytes:
+            cycle = self._admitted(path, headers)
             if cycle is not None:
                 # It came in one piece, and runs as the parser's callbacks would run it.
                 if self._deadline is not None:
@@ -236,8 +251,8 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         parsed: Any = self.cycle
         if type(parsed) is not HotCycle or parsed is before or parsed.more_body or parsed.refusal is not None:
             return
-        if self._body == body and self._same_each_time:
-            self.lane.remember(head, parsed.head)
+        if self._same_each_time and self._body == body and line == b"POST %b HTTP/1.1" % self.url:
+            lane.remember(line, parsed.path, block, self._hot_headers)
 
     @property
     def _same_each_time(self) -> bool:
@@ -364,19 +379,20 @@ class FastLaneProtocol(LoopaiHttpProtocol):
         sent = correlation_id is not None and is_correlation_id(correlation_id)
         self._sent_correlation_id = correlation_id if sent else None
         self._sent_traceparent = traceparent if is_traceparent(traceparent) else None
-        program = path[0], 0, lane.default_timeout_ms
-        return self._admitted(HotHead(*path, length, credential, forwarded_proto == b"https", program))
+        self._hot_headers = HotHeaders(length, credential, forwarded_proto == b"https")
+        return self._admitted(path, self._hot_headers)
 
-    def _admitted(self, head: HotHead) -> HotCycle | None:
+    def _admitted(self, path: HotPath, headers: HotHeaders) -> HotCycle | None:
         """The cycle of a request that may be made, or is refused; ``None`` when the ordinary lane has to see to it."""
-        private = self.scheme == "https" or (self._trusted and head.forwarded_https)
+        private = self.scheme == "https" or (self._trusted and headers.forwarded_https)
         guard = self.lane.guard
         if guard.require_https and not private:
             return None
         refusal = None
         try:
-            if not guard.open and not guard.admit_execution(head.credential, head.task):
+            if not guard.open and not guard.admit_execution(headers.credential, path.task):
                 return None
         except LoopaiError as error:
             refusal = error
-        return HotCycle(self, head, head.api.private_end if private else head.api.usual_end, refusal)
+        api = path.api
+        return HotCycle(self, path, api.private_end if private else api.usual_end, refusal)

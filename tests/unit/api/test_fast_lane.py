@@ -12,7 +12,7 @@ import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from loopai_api.execution.engine import Execution, ExecutionEngine
+from loopai_api.execution.engine import ExecutionEngine
 from loopai_api.execution.metrics import ExecutionMetrics, HttpMetrics
 from loopai_api.fastlane.lane import FastLane
 from loopai_api.fastlane.protocol import FastLaneProtocol
@@ -20,7 +20,7 @@ from loopai_api.keyring import KeyRing
 from loopai_api.protocol import ConnectionLimits
 from loopai_api.security import Guard
 from loopai_api.versions import Headers
-from loopai_common.contracts.frames import Frame, FrameMark
+from loopai_common.contracts.frames import Frame
 from loopai_common.errors import TaskNotFound
 from loopai_common.keys import Rate, Scope, encode_keys, new_key
 from tests.support import frames
@@ -288,14 +288,7 @@ async def test_a_head_that_says_more_is_not_remembered(
 
 
 class BrokenEngine(ExecutionEngine):
-    def submit(
-        self,
-        execution: Execution,
-        program: tuple[str, int, int],
-        execution_id: str,
-        value: msgspec.Raw,
-        mark: FrameMark | None = None,
-    ) -> None:
+    def submit(self, *_: Any, **__: Any) -> None:
         raise KeyError("canary")
 
 

@@ -149,7 +149,7 @@ class Bus:
         await self.broker.start()
         for subject, handler in self._raw.items():
             taking = self._answering(subject, handler)
-            self._raw_subscriptions.append(await self._listen(subject, taking, queue=self.service))
+            self._raw_subscriptions.append(await self.listen(subject, taking, queue=self.service))
         # A request sent now must find the subscriptions. nats.py writes the PING of a flush ahead of what is pending,
         # so only the answer to a second one says that the server has them.
         await self._client.flush()
@@ -246,9 +246,21 @@ class Bus:
         """
         self._raw[subject] = handler
 
-    async def listen(self, subject: str, handler: RawHandler) -> None:
-        """From now on the handler takes undecoded messages on ``subject``, at once, as they are read."""
-        await self._listen(subject, handler)
+    async def listen(self, subject: str, handler: RawHandler, *, queue: str = "") -> Subscription:
+        """From now on the handler takes undecoded messages on ``subject``, at once, as they are read; of those who name
+        the same ``queue`` one takes each.
+        """
+
+        def guarded(message: Msg) -> None:
+            try:
+                handler(message)
+            except Exception:
+                self.metrics.errors.inc()
+                log.exception("handler_failed", subject=subject)
+
+        subscription = await self.client.subscribe(subject, queue=queue)
+        direct.hand_on(subscription, guarded)
+        return subscription
 
     def send(self, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None) -> None:
         """Sends a message at once, or as soon as it can go, behind those before it. Nobody is told when it is lost:
@@ -271,18 +283,6 @@ class Bus:
             return Pong(service=self.service, version=__version__, status=report.status, detail=report.detail)
 
         self.on(subjects.ping(self.service))(ping)
-
-    async def _listen(self, subject: str, handler: RawHandler, *, queue: str = "") -> Subscription:
-        def guarded(message: Msg) -> None:
-            try:
-                handler(message)
-            except Exception:
-                self.metrics.errors.inc()
-                log.exception("handler_failed", subject=subject)
-
-        subscription = await self.client.subscribe(subject, queue=queue)
-        direct.hand_on(subscription, guarded)
-        return subscription
 
     def _answering(self, subject: str, handler: RawHandler) -> RawHandler:
         ok = self.metrics.messages.labels(subject, "ok")

@@ -150,11 +150,10 @@ class HotCycle(Execution):
         except LoopaiError as error:
             self.failed(error)
             return
-        kind = _JSON_RESULT if status == 200 else f"content-type: {path.api.error_type}\r\n"
+        content_type = _JSON_RESULT if status == 200 else f"content-type: {path.api.error_type}\r\n"
         came_at = origin.came_at
-        self._respond(
-            status, came_at, f"server-timing: {server_timing(came_at - self.started, origin)}\r\n{kind}", body
-        )
+        timing = server_timing(came_at - self.started, origin)
+        self._respond(status, came_at, f"server-timing: {timing}\r\n{content_type}", body)
 
     def failed(self, error: LoopaiError) -> None:
         self.protocol.lane.metrics.refused(error)
